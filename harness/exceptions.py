@@ -1,0 +1,37 @@
+"""The errors that a user can mend. Each is also the stdlib kind that it resembles.
+
+The text of an error says what is wrong, where, and how to mend it, in one line: ``harness.cli`` prints it
+without a traceback and exits with 2. Anything else that is raised is a bug of ours and keeps its traceback.
+"""
+
+
+class HarnessError(Exception):
+    """A mistake that the user can mend, or a circumstance that the user can change."""
+
+
+class ConfigError(HarnessError, ValueError):
+    """A config, an override or a command-line argument that cannot be used."""
+
+
+class DataError(HarnessError, ValueError):
+    """Training or test data that cannot be used."""
+
+
+class DataFileNotFoundError(HarnessError, FileNotFoundError):
+    """A data file that is not there."""
+
+
+class RendererError(HarnessError, ValueError):
+    """A conversation that a renderer cannot turn into tokens and weights."""
+
+
+class RunDirError(HarnessError, RuntimeError):
+    """A run directory that cannot be read, written or resumed."""
+
+
+class BackendError(HarnessError, RuntimeError):
+    """A backend that cannot run here, or a request that it could not serve."""
+
+
+class TrackingError(HarnessError, RuntimeError):
+    """An MLflow store that cannot be reached or written."""

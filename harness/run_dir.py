@@ -1,0 +1,405 @@
+"""The sole owner of a run's files: their names, their formats, how they are appended, read back and locked.
+
+A run directory is the truth about a run; MLflow is a mirror of it. Every ``*.jsonl`` file holds one JSON object a
+line and is only appended to. A line that a crash tore is dropped by readers and cut off by the next writer.
+
+| file                | holds                                                                            |
+| ------------------- | -------------------------------------------------------------------------------- |
+| config.json         | run id, config, argv, versions, numerics, git commit, data fingerprints; once    |
+| metrics.jsonl       | a row a step                                                                     |
+| checkpoints.jsonl   | a row a checkpoint, written after the state it names; later rows may mark it deleted |
+| eval_examples.jsonl | a row an evaluation of one test set: each example's id, summed NLL, token count  |
+| attempts.jsonl      | a row at the start and a row at the end of every attempt to train the run        |
+| mirror.json         | where in MLflow the run is mirrored, and how far                                 |
+| logs.log            | the log                                                                          |
+| checkpoints/        | what the local backend saved                                                     |
+
+``metrics.superseded.jsonl`` and ``eval_examples.superseded.jsonl`` hold rows that a resume could not reproduce.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.exceptions import RunDirError
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints.jsonl"
+EVAL_EXAMPLES = "eval_examples.jsonl"
+ATTEMPTS = "attempts.jsonl"
+MIRROR = "mirror.json"
+LOG = "logs.log"
+CHECKPOINTS_DIR = "checkpoints"
+_LOCK = ".lock"
+
+# Metric keys, spelled here and nowhere else.
+STEP = "step"  # the update that the row describes, counted from 0; the last evaluation stands at step == total steps
+TS = "ts"  # milliseconds since the epoch, an integer; MLflow gets the same
+EPOCH = "epoch"
+PROGRESS = "progress"  # fraction of the run's updates made before this one
+BATCH_DIGEST = "batch_digest"  # of the batch's tokens and weights
+LEARNING_RATE = "learning_rate"
+NUM_SEQUENCES = "num_sequences"
+NUM_TOKENS = "num_tokens"
+NUM_LOSS_TOKENS = "num_loss_tokens"
+TRAIN_NLL = "train_mean_nll"  # nats per loss-carrying token
+TRAIN_BPB = "train_mean_bpb"  # bits per byte of text
+TIME_STEP = "time/step"  # seconds between this row and the one before
+TIME_DATA = "time/data"  # seconds that the loop waited for the batch
+TIME_EVAL = "time/eval"  # seconds from asking for the evaluation to its result
+
+Row = dict[str, Any]
+
+
+def test_key(set_name: str, metric: str) -> str:
+    """``test/nll`` for the one unnamed test set (name ""), ``test/<name>/nll`` for a named one."""
+    return f"test/{set_name}/{metric}" if set_name else f"test/{metric}"
+
+
+TEST_NLL = test_key("", "nll")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointRecord:
+    """A line of checkpoints.jsonl.
+
+    Attributes:
+        name: Its name in the backend, for instance ``000020``.
+        step: The next update to make from here: the state holds the updates 0..step-1.
+        epoch: Epoch of the next batch.
+        batch: Index within that epoch of the next batch.
+        state_path: Weights and optimiser; relative to the run directory for the local backend.
+        sampler_path: Weights alone.
+        final: True for the one after the last update.
+        deleted: True once the state was removed to save room.
+        extra: Keys of other versions; kept when the record is written again.
+    """
+
+    name: str
+    step: int
+    epoch: int
+    batch: int
+    state_path: str
+    sampler_path: str | None = None
+    final: bool = False
+    deleted: bool = False
+    extra: Row = dataclasses.field(default_factory=dict)
+
+    def to_row(self) -> Row:
+        row = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "extra"}
+        return row | self.extra
+
+    @classmethod
+    def from_row(cls, row: Row) -> "CheckpointRecord":
+        known = {f.name for f in dataclasses.fields(cls)} - {"extra"}
+        return cls(
+            **{k: v for k, v in row.items() if k in known},
+            extra={k: v for k, v in row.items() if k not in known},
+        )
+
+
+class RunDir:
+    """One run's directory. Reading needs no lock and never the writer's process; writing needs :meth:`lock`."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path).expanduser().absolute()
+
+    def __str__(self) -> str:
+        try:
+            return str(self.path.relative_to(Path.cwd()))
+        except ValueError:
+            return str(self.path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    # ---- reading
+
+    def exists(self) -> bool:
+        """Whether a run was ever started here."""
+        return (self / CONFIG).exists()
+
+    def config(self) -> Row:
+        """The document config.json.
+
+        Raises:
+            RunDirError: where there is none or it cannot be read.
+        """
+        try:
+            return json.loads((self / CONFIG).read_text())
+        except FileNotFoundError:
+            raise RunDirError(f"{self}: no {CONFIG}: not a run directory") from None
+        except ValueError as error:
+            raise RunDirError(f"{self / CONFIG}: not JSON ({error}): restore it or use another log_path") from None
+
+    def metrics(self) -> list[Row]:
+        return read_jsonl(self / METRICS)
+
+    def eval_examples(self) -> list[Row]:
+        return read_jsonl(self / EVAL_EXAMPLES)
+
+    def attempts(self) -> list[Row]:
+        return read_jsonl(self / ATTEMPTS)
+
+    def checkpoints(self) -> list[CheckpointRecord]:
+        """Every checkpoint that was ever logged, oldest first; of several rows of one name the last one counts."""
+        latest: dict[str, Row] = {}
+        for row in read_jsonl(self / CHECKPOINTS):
+            earlier = latest.pop(row["name"], {})
+            latest[row["name"]] = earlier | row
+        return sorted((CheckpointRecord.from_row(row) for row in latest.values()), key=lambda r: r.step)
+
+    def mirror(self) -> Row | None:
+        """The document mirror.json, or None where the run was never mirrored."""
+        try:
+            return json.loads((self / MIRROR).read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise RunDirError(f"{self / MIRROR}: not JSON ({error}): remove it and sync again") from None
+
+    def state(self) -> str:
+        """RUNNING, FINISHED, FAILED, KILLED (its process is gone without a word) or NEW."""
+        if self.is_locked():
+            return "RUNNING"
+        attempts = self.attempts()
+        if not attempts:
+            return "NEW"
+        return attempts[-1].get("state", "KILLED")
+
+    def is_locked(self) -> bool:
+        """Whether a living process is writing here."""
+        import filelock
+
+        if not (self / _LOCK).exists():
+            return False
+        lock = filelock.FileLock(self / _LOCK, timeout=0)
+        try:
+            with lock:
+                return False
+        except filelock.Timeout:
+            return True
+        except OSError:  # a read-only copy: nobody can be writing to it
+            return False
+
+    # ---- writing
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the one writer. The lock dies with its process; torn last lines are cut off once it is held.
+
+        Raises:
+            RunDirError: where another process holds it, or nothing can be written here.
+        """
+        import filelock
+
+        made = not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self / _LOCK, timeout=1)  # a reader may be asking is_locked() just now
+            lock.acquire()
+        except filelock.Timeout:
+            raise RunDirError(
+                f"{self}: another process is writing to this run: wait for it, or choose another log_path"
+            ) from None
+        except OSError as error:
+            raise RunDirError(f"{self}: cannot be written ({error.strerror}): choose another log_path") from None
+        try:
+            for name in (METRICS, CHECKPOINTS, EVAL_EXAMPLES, ATTEMPTS):
+                _cut_torn_line(self / name)
+            yield
+        finally:
+            lock.release()
+            if made and not self.exists():  # nothing was started: leave nothing behind
+                with contextlib.suppress(OSError):
+                    (self / _LOCK).unlink(missing_ok=True)
+                    self.path.rmdir()
+
+    def write_config(self, document: Row) -> None:
+        """Write config.json, once in the life of a run."""
+        assert not self.exists(), "config.json is written once"
+        write_json(self / CONFIG, document)
+
+    def write_mirror(self, document: Row) -> None:
+        write_json(self / MIRROR, document)
+
+    def append_attempt(self, row: Row) -> None:
+        append_jsonl(self / ATTEMPTS, [row], sync=True)
+
+    def append_eval_examples(self, rows: list[Row]) -> None:
+        """Append what was evaluated at a step; call it before that step's metrics row is appended."""
+        append_jsonl(self / EVAL_EXAMPLES, rows)
+
+    def append_metrics(self, row: Row) -> None:
+        append_jsonl(self / METRICS, [row])
+
+    def append_checkpoint(self, record: CheckpointRecord) -> None:
+        """Log a checkpoint whose state is complete. The rows before it are made durable first: a record never
+        outruns its row."""
+        for name in (EVAL_EXAMPLES, METRICS):
+            sync_file(self / name)
+        append_jsonl(self / CHECKPOINTS, [record.to_row()], sync=True)
+
+    def supersede(self, from_step: int, attempt: int) -> None:
+        """Move the rows of ``from_step`` and later aside, because this attempt could not reproduce them.
+
+        They are appended to ``*.superseded.jsonl`` and made durable there before they are cut here, so that a crash
+        in between loses nothing; moving the same rows twice writes them once.
+        """
+        for name in (EVAL_EXAMPLES, METRICS):
+            rows = read_jsonl(self / name)
+            kept = [row for row in rows if row[STEP] < from_step]
+            moved = [row | {"superseded_by_attempt": attempt} for row in rows if row[STEP] >= from_step]
+            aside = self / name.replace(".jsonl", ".superseded.jsonl")
+            there = read_jsonl(aside)
+            append_jsonl(aside, [row for row in moved if row not in there], sync=True)
+            _rewrite_jsonl(self / name, kept)
+
+    def cut_eval_examples(self, from_step: int) -> None:
+        """Drop evaluations whose metrics row a crash prevented: they are about to be made again."""
+        rows = self.eval_examples()
+        kept = [row for row in rows if row[STEP] < from_step]
+        if len(kept) < len(rows):
+            _rewrite_jsonl(self / EVAL_EXAMPLES, kept)
+
+
+def find_runs(paths: list[str] | list[Path]) -> list[RunDir]:
+    """The run directories among and below ``paths``, in the order given and then by name.
+
+    Raises:
+        RunDirError: for a path that is not there, or under which no run is found.
+    """
+    runs: list[RunDir] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise RunDirError(f"{path}: no such run directory")
+        found = sorted({file.parent for name in (CONFIG, METRICS) for file in path.rglob(name)})
+        found = [path] if path in found else [p for p in found if CHECKPOINTS_DIR not in p.relative_to(path).parts]
+        if not found:
+            raise RunDirError(f"{path}: no run in it (a run directory holds {CONFIG} and {METRICS})")
+        runs += [RunDir(p) for p in found if RunDir(p).path not in {r.path for r in runs}]
+    return runs
+
+
+# ---- files
+
+
+def read_jsonl(path: Path) -> list[Row]:
+    """Every whole line of a JSONL file; a missing file has none, a torn last line is dropped.
+
+    Raises:
+        RunDirError: for a line that is not a JSON object and is not the last.
+    """
+    return _parse_jsonl(path)[0]
+
+
+def append_jsonl(path: Path, rows: list[Row], *, sync: bool = False) -> None:
+    """Append rows in one write; where the disk is full the file is cut back to what it was.
+
+    Raises:
+        RunDirError: where they cannot be written.
+    """
+    if not rows:
+        return
+    data = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
+    created = not path.exists()
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            before = os.fstat(fd).st_size
+            try:
+                if os.write(fd, data) != len(data):
+                    raise OSError(28, "No space left on device")
+                if sync:
+                    os.fsync(fd)
+            except OSError:
+                os.ftruncate(fd, before)
+                raise
+        finally:
+            os.close(fd)
+        if created and sync:
+            _sync_folder(path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def write_json(path: Path, document: Row) -> None:
+    """Write a JSON document whole or not at all: temp, fsync, rename."""
+    _replace(path, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
+
+
+def sync_file(path: Path) -> None:
+    """Make what was appended to ``path`` durable."""
+    if path.exists():
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _rewrite_jsonl(path: Path, rows: list[Row]) -> None:
+    if path.exists():
+        _replace(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode())
+
+
+def _parse_jsonl(path: Path) -> tuple[list[Row], int]:
+    """The rows of the file and the length in bytes of the part that they fill."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return [], 0
+    rows: list[Row] = []
+    end = 0
+    lines = raw.split(b"\n")
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is nothing, or torn
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"found {type(row).__name__}, not an object")
+        except ValueError as error:
+            if number == len(lines) - 1:  # torn as well: a power cut can leave zeros and a newline
+                break
+            raise RunDirError(f"{path}:{number}: not a JSON row ({error}): remove or mend that line") from None
+        rows.append(row)
+        end += len(line) + 1
+    return rows, end
+
+
+def _cut_torn_line(path: Path) -> None:
+    _, end = _parse_jsonl(path)
+    if path.exists() and end < path.stat().st_size:
+        os.truncate(path, end)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temp = path.with_name(f".{path.name}.tmp")
+    try:
+        with temp.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temp.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temp.unlink(missing_ok=True)
+        raise _cannot_write(path, error) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "nt":  # Windows cannot open a folder, and needs no fsync of one
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _cannot_write(path: Path, error: OSError) -> RunDirError:
+    return RunDirError(f"{path}: cannot be written ({error.strerror}): make room, then run the same command again")
