@@ -33,5 +33,9 @@ class BackendError(HarnessError, RuntimeError):
     """A backend that cannot run here, or a request that it could not serve."""
 
 
+class CheckpointDamagedError(BackendError):
+    """A checkpoint that is not what was saved: a file is missing or its hash differs."""
+
+
 class TrackingError(HarnessError, RuntimeError):
     """An MLflow store that cannot be reached or written."""

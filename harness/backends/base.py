@@ -1,0 +1,105 @@
+"""The seam between the loop and what trains: the part of ``tinker.TrainingClient`` that we call.
+
+The SDK's client satisfies :class:`TrainingClient` unwrapped; the local backend's behaves alike. ``tinker.Datum`` is
+the only currency. Requests run in the order of their submission, each returns a future at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+import chz
+
+if TYPE_CHECKING:
+    import tinker
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Future(Protocol[T_co]):
+    """What ``tinker.APIFuture`` promises: await it in a coroutine, or block on ``result``."""
+
+    def result(self, timeout: float | None = None) -> T_co: ...
+
+    async def result_async(self, timeout: float | None = None) -> T_co: ...
+
+
+class Saved(Protocol):
+    """The answer to a save: ``path`` can be given back to the backend that made it."""
+
+    @property
+    def path(self) -> str: ...
+
+
+class TrainingClient(Protocol):
+    """The requests of the training loop, as in the Tinker SDK."""
+
+    def forward(self, data: list[tinker.Datum], loss_fn: Any) -> Future[tinker.ForwardBackwardOutput]:
+        """Log-probabilities of each datum's ``target_tokens``, under ``loss_fn_outputs[i]["logprobs"]``."""
+        ...
+
+    def forward_backward(self, data: list[tinker.Datum], loss_fn: Any) -> Future[tinker.ForwardBackwardOutput]:
+        """The same, and add the gradient of ``-sum(logprobs * weights)`` over all of ``data`` to what is there."""
+        ...
+
+    def optim_step(self, adam_params: tinker.AdamParams) -> Future[Any]:
+        """One Adam update with the summed gradient, which is then cleared."""
+        ...
+
+    def save_state(self, name: str) -> Future[Saved]:
+        """Save weights and optimiser as they are after every request submitted so far."""
+        ...
+
+    def save_weights_for_sampler(self, name: str) -> Future[Saved]:
+        """Save weights alone, as they are after every request submitted so far."""
+        ...
+
+
+@chz.chz
+class Backend:
+    """What trains. ``backend=local`` names one on the command line; ``backend.<field>=…`` sets its options."""
+
+    name: ClassVar[str]
+
+    def check(self, model_name: str) -> None:
+        """Raise BackendError at once where this backend cannot run here; loads nothing."""
+        raise NotImplementedError
+
+    def numerics(self) -> dict[str, Any]:
+        """What changes the numbers beyond the config, in JSON's types: chosen at a run's first start, kept by its
+        resumes."""
+        raise NotImplementedError
+
+    def create_training_client(
+        self,
+        *,
+        model_name: str,
+        lora_rank: int,
+        seed: int,
+        numerics: dict[str, Any],
+        run_path: Path,
+        state_path: str | None = None,
+        weights_path: str | None = None,
+    ) -> TrainingClient:
+        """A client that holds the model.
+
+        Args:
+            numerics: What :meth:`numerics` gave at the run's first start.
+            run_path: The run directory; what is saved in it is named by a path relative to it.
+            state_path: Resume weights and optimiser from here (a checkpoint record's).
+            weights_path: Start from these weights with a fresh optimiser (``load_checkpoint_path``).
+
+        Raises:
+            CheckpointDamagedError: where ``state_path`` is not what was saved.
+            BackendError: for a model or checkpoint that is not there.
+        """
+        raise NotImplementedError
+
+    def close(self, client: Any) -> None:
+        """Let go of the client: finish the request that runs, drop the others."""
+        raise NotImplementedError
+
+    def remove_checkpoint(self, run_path: Path, state_path: str) -> None:
+        """Delete a saved state that is no longer kept."""
+        raise NotImplementedError
