@@ -64,6 +64,16 @@ def test_key(set_name: str, metric: str) -> str:
 TEST_NLL = test_key("", "nll")
 
 
+def is_test_nll(key: str) -> bool:
+    """Whether ``key`` is the mean NLL of a test set, named or not."""
+    return key.startswith("test/") and key.endswith("/nll")
+
+
+def first_test_nll(row: Row) -> float | None:
+    """The row's mean NLL on its test set, on the first of several; None where it evaluates nothing."""
+    return next((row[key] for key in row if is_test_nll(key)), None)
+
+
 @dataclasses.dataclass(frozen=True)
 class CheckpointRecord:
     """A line of checkpoints.jsonl.
@@ -93,6 +103,9 @@ class CheckpointRecord:
     def to_row(self) -> Row:
         row = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "extra"}
         return row | self.extra
+
+    def as_deleted(self) -> "CheckpointRecord":
+        return dataclasses.replace(self, deleted=True)
 
     @classmethod
     def from_row(cls, row: Row) -> "CheckpointRecord":
@@ -171,6 +184,11 @@ class RunDir:
         if not attempts:
             return "NEW"
         return attempts[-1].get("state", "KILLED")
+
+    def is_finished(self) -> bool:
+        """Whether the run is complete."""
+        attempts = self.attempts()
+        return bool(attempts) and attempts[-1].get("state") == "FINISHED"
 
     def is_locked(self) -> bool:
         """Whether a living process is writing here."""

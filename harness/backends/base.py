@@ -61,6 +61,8 @@ class Backend:
     """What trains. ``backend=local`` names one on the command line; ``backend.<field>=…`` sets its options."""
 
     name: ClassVar[str]
+    measures_time: ClassVar[bool] = False
+    """Whether a request more costs nothing but time, so that the time a run takes can be measured beforehand."""
 
     def check(self, model_name: str) -> None:
         """Raise BackendError at once where this backend cannot run here; loads nothing."""

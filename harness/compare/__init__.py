@@ -1,0 +1,16 @@
+"""Past runs side by side: run directories -> DataFrames -> statistics -> tables and figures.
+
+    runs = load_runs(["runs"])       # run directories, or folders that hold some
+    summarise(runs)                  # a row a run: last and best test NLL, train NLL there, gap, tokens
+    config_differences(runs)         # the config paths that differ, a column a run
+    plot(runs, "nll.png")            # train and test NLL over steps
+
+Importing this loads neither pandas nor matplotlib; nothing here ever loads tinker, torch, transformers or mlflow.
+"""
+
+from harness.compare.load import Runs, load_runs
+from harness.compare.plot import plot
+from harness.compare.report import print_report
+from harness.compare.stats import config_differences, summarise
+
+__all__ = ["Runs", "config_differences", "load_runs", "plot", "print_report", "summarise"]

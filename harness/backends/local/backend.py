@@ -1,0 +1,102 @@
+"""The builder of the local backend: its options, what changes its numbers, and the client it makes. Light to import."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import chz
+
+from harness.backends.base import Backend
+from harness.exceptions import BackendError, ConfigError
+
+if TYPE_CHECKING:
+    from harness.backends.local.client import LocalTrainingClient
+
+logger = logging.getLogger(__name__)
+
+_REQUIRED = ("torch", "peft")
+
+
+@chz.chz
+class LocalBackend(Backend):
+    """Train a LoRA on every linear layer but the head, with torch in this process."""
+
+    name: ClassVar[str] = "local"
+
+    dtype: str | None = chz.field(
+        default=None,
+        doc="Of the frozen weights: bfloat16 or float32. None: bfloat16 where the processor or GPU computes in it.",
+    )
+    num_threads: int | None = chz.field(default=None, doc="Threads of torch. None: torch's own choice.")
+    micro_batch_tokens: int = chz.field(
+        default=2048, doc="Most tokens, padding included, that go through the model at once. Bounds the memory."
+    )
+    lora_alpha: int = chz.field(default=32, doc="The LoRA's output is scaled by lora_alpha / lora_rank. 32 as Tinker.")
+
+    def check(self, model_name: str) -> None:
+        from harness.backends.local.model import check_model
+
+        missing = [name for name in _REQUIRED if importlib.util.find_spec(name) is None]
+        if missing:
+            raise BackendError(f"backend=local needs {', '.join(missing)}: pip install 'sft-harness[local]'")
+        if self.dtype not in (None, "bfloat16", "float32"):
+            raise ConfigError(f"backend.dtype={self.dtype}: bfloat16 or float32")
+        for option in ("num_threads", "micro_batch_tokens", "lora_alpha"):
+            value = getattr(self, option)
+            if value is not None and value < 1:
+                raise ConfigError(f"backend.{option}={value}: must be at least 1")
+        check_model(model_name)
+
+    def numerics(self) -> dict[str, Any]:
+        from harness.backends.local import torch_setup
+
+        here = torch_setup.machine()
+        return here | {
+            "dtype": self.dtype or torch_setup.best_dtype(here["device"]),
+            "num_threads": self.num_threads or torch_setup.default_num_threads(),
+            "micro_batch_tokens": self.micro_batch_tokens,
+            "lora_alpha": self.lora_alpha,
+        }
+
+    def create_training_client(
+        self,
+        *,
+        model_name: str,
+        lora_rank: int,
+        seed: int,
+        numerics: dict[str, Any],
+        run_path: Path,
+        state_path: str | None = None,
+        weights_path: str | None = None,
+    ) -> LocalTrainingClient:
+        """See :meth:`Backend.create_training_client`. ``weights_path`` is a checkpoint's folder or any folder that
+        PEFT saved an adapter of the same rank and alpha to, as the current directory sees it."""
+        from harness.backends.local import torch_setup
+        from harness.backends.local.client import LocalTrainingClient
+        from harness.backends.local.engine import Engine
+
+        for key, value in torch_setup.machine().items():
+            if numerics[key] != value:
+                logger.warning("%s is %s, the run was started on %s: last digits may differ", key, value, numerics[key])
+
+        def make_engine() -> Engine:
+            torch_setup.apply(numerics)
+            engine = Engine(model_name, lora_rank=lora_rank, seed=seed, numerics=numerics)
+            if state_path is not None:
+                engine.load_state(run_path / state_path)
+            elif weights_path is not None:
+                engine.load_weights(Path(weights_path).expanduser())
+            return engine
+
+        return LocalTrainingClient(make_engine, run_path)
+
+    def close(self, client: LocalTrainingClient) -> None:
+        client.close()
+
+    def remove_checkpoint(self, run_path: Path, state_path: str) -> None:
+        from harness.backends.local import checkpoint
+
+        checkpoint.remove(run_path, state_path)

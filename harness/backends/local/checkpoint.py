@@ -1,0 +1,125 @@
+"""A saved state is a folder ``checkpoints/<name>/`` of the run directory, whole or not there. No pickle.
+
+| file                      | holds                                                                          |
+| ------------------------- | ------------------------------------------------------------------------------ |
+| adapter_config.json       | PEFT's: the folder loads with ``PeftModel.from_pretrained``                    |
+| adapter_model.safetensors | PEFT's: the LoRA                                                               |
+| optimizer.safetensors     | ``<parameter>.exp_avg``, ``<parameter>.exp_avg_sq`` and ``step``; a state's only |
+| manifest.json             | format version, base model, step, SHA-256 of each file; written last           |
+
+It is made in a hidden folder, made durable, and renamed. What is there under the same name, left by a crash before
+its record was logged, goes only then.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness import run_dir
+from harness.exceptions import BackendError, CheckpointDamagedError
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER = "adapter_model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+MANIFEST = "manifest.json"
+_FORMAT = 1
+
+
+def write(folder: Path, files: Mapping[str, bytes], *, base_model: str, step: int) -> None:
+    """Write a checkpoint; on return it is durable.
+
+    Raises:
+        BackendError: where it cannot be written.
+    """
+    temp, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
+    manifest = {
+        "format": _FORMAT,
+        "base_model": base_model,
+        "step": step,
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    }
+    try:
+        for leftover in (temp, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        temp.mkdir(parents=True)
+        for name, data in [*files.items(), (MANIFEST, json.dumps(manifest, indent=2).encode())]:
+            (temp / name).write_bytes(data)
+            run_dir.sync_file(temp / name)
+        run_dir.sync_file(temp)
+        if folder.exists():
+            folder.rename(old)
+        temp.rename(folder)
+        for parent in (folder.parent, folder.parent.parent):
+            run_dir.sync_file(parent)
+    except OSError as error:
+        shutil.rmtree(temp, ignore_errors=True)
+        raise BackendError(f"{folder}: cannot be written ({error.strerror}): make room, then resume the run") from error
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read(folder: Path) -> dict[str, bytes]:
+    """The files of a checkpoint by name, each proved to be what was saved.
+
+    Raises:
+        CheckpointDamagedError: where one is missing or differs.
+        BackendError: where a later version of the harness wrote it.
+    """
+    if not folder.is_dir():
+        raise CheckpointDamagedError(f"{folder}: no such checkpoint: resume from another")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        version, hashes = manifest["format"], manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CheckpointDamagedError(
+            f"{folder / MANIFEST}: missing or damaged: resume from another checkpoint"
+        ) from None
+    if version > _FORMAT:
+        raise BackendError(f"{folder}: format {version}, this harness reads up to {_FORMAT}: upgrade it")
+    files: dict[str, bytes] = {}
+    for name, expected in hashes.items():
+        try:
+            files[name] = (folder / name).read_bytes()
+        except OSError as error:
+            raise CheckpointDamagedError(
+                f"{folder / name}: cannot be read ({error.strerror}): resume from another checkpoint"
+            ) from None
+        if hashlib.sha256(files[name]).hexdigest() != expected:
+            raise CheckpointDamagedError(f"{folder / name}: not what was saved: resume from another checkpoint")
+    return files
+
+
+def read_adapter(folder: Path) -> dict[str, bytes]:
+    """The adapter's two files: of a checkpoint, proved as :func:`read` does; of any other folder, as they are.
+
+    Raises:
+        CheckpointDamagedError: for a checkpoint that is not what was saved.
+        BackendError: where there is no adapter.
+    """
+    if (folder / MANIFEST).exists():
+        return read(folder)
+    try:
+        return {name: (folder / name).read_bytes() for name in (ADAPTER_CONFIG, ADAPTER)}
+    except OSError as error:
+        raise BackendError(
+            f"{folder}: no adapter there ({error.strerror}: {error.filename}): give the folder of a checkpoint, or of "
+            f"an adapter that PEFT saved"
+        ) from None
+
+
+def remove(run_path: Path, state_path: str) -> None:
+    """Delete a checkpoint, all at once as a reader sees it; one that is gone already is no error.
+
+    Raises:
+        BackendError: for a path that is not a checkpoint's of this run.
+    """
+    folder = Path(os.path.normpath(run_path / state_path))
+    if folder.parent != Path(os.path.normpath(run_path / run_dir.CHECKPOINTS_DIR)):
+        raise BackendError(f"{state_path}: not in {run_path / run_dir.CHECKPOINTS_DIR}: not removed")
+    if folder.exists():
+        going = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(going, ignore_errors=True)
+        folder.rename(going)
+        shutil.rmtree(going)

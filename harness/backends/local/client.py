@@ -1,0 +1,124 @@
+"""The local backend's training client: tinker's requests, run in the order of submission on one thread."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import re
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from harness.exceptions import BackendError
+from harness.run_dir import CHECKPOINTS_DIR
+
+if TYPE_CHECKING:
+    import tinker
+
+    from harness.backends.local.engine import Engine
+
+T = TypeVar("T")
+
+
+class LocalFuture(Generic[T]):
+    """The answer to a request: ``await`` it, or block on :meth:`result`.
+
+    Giving up on it (a timeout, a cancelled task) does not take the request out of the queue: those after it rely on
+    it. tinker's ``APIFuture`` would, so this is not one.
+    """
+
+    def __init__(self, future: concurrent.futures.Future[T]):
+        self._future = future
+
+    def result(self, timeout: float | None = None) -> T:
+        """Block for the answer, at most ``timeout`` seconds; raise what the request raised, or TimeoutError."""
+        return self._future.result(timeout)
+
+    async def result_async(self, timeout: float | None = None) -> T:
+        """The same without blocking the event loop."""
+        return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._future)), timeout)
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self.result_async().__await__()
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """The answer to a save. ``path`` is relative to the run directory, with ``/`` on every system."""
+
+    path: str
+
+
+class LocalTrainingClient:
+    """A ``TrainingClient`` (see :mod:`harness.backends.base`) whose model lives in this process.
+
+    Once a request has failed, those after it fail too: no step is made with half a gradient.
+    """
+
+    def __init__(self, make_engine: Callable[[], Engine], run_path: Path):
+        """``make_engine`` runs on the thread that will serve the requests: torch counts its threads by thread."""
+        self._run_path = run_path
+        self._failed: tuple[str, BaseException] | None = None  # the request and its error
+        self._last_state: tuple[str, int] | None = None  # name and step of the state saved last
+        self._worker = concurrent.futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="local-backend")
+        try:
+            self._engine = self._worker.submit(make_engine).result()
+        except BaseException:
+            self.close()
+            raise
+
+    def forward(self, data: list[tinker.Datum], loss_fn: str) -> LocalFuture[tinker.ForwardBackwardOutput]:
+        """Log-probabilities of each datum's targets. Where the weight is 0 none is computed: 0.0 stands there."""
+        return self._submit("forward", lambda: self._engine.forward(data, loss_fn, backward=False))
+
+    def forward_backward(self, data: list[tinker.Datum], loss_fn: str) -> LocalFuture[tinker.ForwardBackwardOutput]:
+        """The same, and add the gradient of ``-sum(logprobs * weights)`` over all of ``data``."""
+        return self._submit("forward_backward", lambda: self._engine.forward(data, loss_fn, backward=True))
+
+    def optim_step(self, adam_params: tinker.AdamParams) -> LocalFuture[tinker.OptimStepResponse]:
+        """One AdamW update with the summed gradient, then cleared. The answer's metrics have its ``grad_norm``
+        before clipping."""
+        return self._submit("optim_step", lambda: self._engine.optim_step(adam_params))
+
+    def save_state(self, name: str) -> LocalFuture[Saved]:
+        """Save weights and optimiser to ``checkpoints/<name>`` in the run directory."""
+        return self._submit("save_state", lambda: self._save_state(name))
+
+    def save_weights_for_sampler(self, name: str) -> LocalFuture[Saved]:
+        """Save weights alone. A state is a PEFT adapter already: where the one of this name was just saved, that is
+        the answer; else they go to ``checkpoints/<name>-weights``, since they must not replace a state."""
+        return self._submit("save_weights_for_sampler", lambda: self._save_weights(name))
+
+    def close(self) -> None:
+        """Finish the request that runs, drop the others."""
+        self._worker.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self, request: str, run: Callable[[], T]) -> LocalFuture[T]:
+        def run_unless_failed() -> T:
+            if self._failed is not None:
+                earlier, error = self._failed
+                raise BackendError(f"{request}: not run, because {earlier} before it failed: {error}") from error
+            try:
+                return run()
+            except BaseException as error:
+                self._failed = request, error
+                raise
+
+        return LocalFuture(self._worker.submit(run_unless_failed))
+
+    def _save_state(self, name: str) -> Saved:
+        saved = self._save(name, with_optimizer=True)
+        self._last_state = name, self._engine.num_steps
+        return saved
+
+    def _save_weights(self, name: str) -> Saved:
+        if self._last_state == (name, self._engine.num_steps):
+            return Saved(f"{CHECKPOINTS_DIR}/{name}")
+        return self._save(f"{name}-weights", with_optimizer=False)
+
+    def _save(self, name: str, *, with_optimizer: bool) -> Saved:
+        assert re.fullmatch(r"\w[\w.-]*", name), f"{name!r} is not the name of a folder"
+        path = f"{CHECKPOINTS_DIR}/{name}"
+        self._engine.save(self._run_path / path, with_optimizer=with_optimizer)
+        return Saved(path)

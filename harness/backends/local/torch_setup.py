@@ -1,0 +1,43 @@
+"""What of this machine and of torch's global settings changes the numbers."""
+
+import os
+from typing import Any
+
+import torch
+import torch.utils.deterministic
+
+
+def machine() -> dict[str, str]:
+    """What a run meets here and cannot choose: device, the processor's instruction set as torch uses it, torch."""
+    return {
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+    }
+
+
+def best_dtype(device: str) -> str:
+    """bfloat16 where the hardware computes in it; elsewhere it is emulated, slower than float32."""
+    in_hardware = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if device == "cuda"
+        else torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
+    return "bfloat16" if in_hardware else "float32"
+
+
+def default_num_threads() -> int:
+    return torch.get_num_threads()
+
+
+def apply(numerics: dict[str, Any]) -> None:
+    """Make this thread's computations repeatable to the bit. To be called on the thread that computes."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with a fixed workspace
+    torch.set_num_threads(numerics["num_threads"])
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def device(numerics: dict[str, Any]) -> torch.device:
+    """The device of the run's first start where it is here, else the processor."""
+    return torch.device(numerics["device"] if torch.cuda.is_available() else "cpu")

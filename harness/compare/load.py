@@ -1,0 +1,100 @@
+"""Run directories -> frames. A run that is still training, or died, is read for what it holds."""
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import config_io
+from harness.run_dir import STEP, Row, RunDir, find_runs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RUN = "run"  # the column, or index, that holds a run's name
+
+# What config.json records beside the config and can explain a difference between two runs.
+_RECORDED = ("versions", "numerics", "git_commit")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Runs:
+    """What several run directories hold, in the order in which they were named.
+
+    Attributes:
+        metrics: A row a run and step, sorted by step within each run: ``run``, ``step``, and every metric key of any
+            of the runs; NaN where a row has none.
+        configs: A row a run, indexed by ``run``: every config path of any of the runs (``learning_rate``,
+            ``dataset_builder.common_config.batch_size``), then ``versions.*``, ``numerics.*``, ``git_commit`` and the
+            fingerprint ``data.train``. None where a run has no such path: everywhere, where it has no config.json.
+        test_sets: A row a run, ``set`` ("" for the unnamed one) and ``fingerprint`` that it was evaluated on.
+        states: RUNNING, FINISHED, FAILED, KILLED or NEW, by run.
+    """
+
+    metrics: "pd.DataFrame"
+    configs: "pd.DataFrame"
+    test_sets: "pd.DataFrame"
+    states: dict[str, str]
+
+
+def load_runs(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Runs:
+    """Read run directories, and those in folders that hold some. A run is named by its folder, with as many of the
+    folders above it as tell it from the others.
+
+    Raises:
+        RunDirError: for a path without a run, or a file that is damaged before its last line.
+    """
+    import pandas as pd
+
+    if isinstance(sources, (str, os.PathLike)):
+        sources = [sources]
+    found = find_runs([Path(source) for source in sources])
+    by_path = {Path(os.path.abspath(run.path)): run for run in found}  # "a" and "b/../a" are one run
+    runs = dict(zip(_names(list(by_path)), by_path.values(), strict=True))
+    documents = {name: run.config() if run.exists() else {} for name, run in runs.items()}
+
+    rows = [{RUN: name} | row for name, run in runs.items() for row in sorted(run.metrics(), key=lambda row: row[STEP])]
+    metrics = pd.DataFrame(rows) if rows else pd.DataFrame(columns=[RUN, STEP])
+
+    flat = {name: _flatten(document) for name, document in documents.items()}
+    paths = list(dict.fromkeys(path for row in flat.values() for path in row))
+    cells = [[row.get(path) for path in paths] for row in flat.values()]
+    configs = pd.DataFrame(cells, index=pd.Index(flat, name=RUN), columns=paths, dtype=object)
+
+    test_sets = [(name, *pair) for name, run in runs.items() for pair in _test_sets(run, documents[name])]
+    return Runs(
+        metrics=metrics,
+        configs=configs,
+        test_sets=pd.DataFrame(test_sets, columns=[RUN, "set", "fingerprint"]),
+        states={name: run.state() for name, run in runs.items()},
+    )
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """The shortest end of each path that no other path has."""
+
+    def name(path: Path) -> str:
+        for depth in range(1, len(path.parts)):
+            end = path.parts[-depth:]
+            if sum(other.parts[-depth:] == end for other in paths) == 1:
+                return str(Path(*end))
+        return str(path)
+
+    return [name(path) for path in paths]
+
+
+def _flatten(document: Row) -> Row:
+    if not document:
+        return {}
+    recorded = {key: document[key] for key in _RECORDED if key in document}
+    data = {"data": {"train": document["data"]["train"]}} if "data" in document else {}
+    return config_io.flatten(document["config"] | recorded | data)
+
+
+def _test_sets(run: RunDir, document: Row) -> list[tuple[str, str]]:
+    """(set, fingerprint) of what the run was evaluated on; of what its config names, where it was not yet."""
+    evaluated = list(dict.fromkeys((row["set"], row["fingerprint"]) for row in run.eval_examples()))
+    known = {name for name, _ in evaluated}
+    named = document.get("data", {}).get("test") or {}
+    return evaluated + [(name, fingerprint) for name, fingerprint in named.items() if name not in known]

@@ -1,0 +1,74 @@
+"""One process's work on a run: logged at its start and at its end, mirrored into MLflow in between."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from harness.config_io import redact, redact_argv, to_json
+from harness.run_dir import CheckpointRecord, RunDir
+from harness.supervised.provenance import now_ms
+from harness.supervised.replay import Ledger
+from harness.tracking.mlflow_mirror import Destination, LiveMirror
+
+if TYPE_CHECKING:
+    from harness.supervised.train import Config
+
+
+class Attempt:
+    """A context in which a run is trained. Without :meth:`begin` it only lets the mirror catch up."""
+
+    ledger: Ledger
+
+    def __init__(self, run: RunDir, config: Config, console: Console):
+        self._run = run
+        self._console = console
+        self._begun = False
+        self._mirror = LiveMirror(run, Destination.of({"config": to_json(config)})) if config.mirror else None
+        self.number = sum(row["event"] == "start" for row in run.attempts()) + 1
+
+    def __enter__(self) -> Attempt:
+        if self._mirror:
+            self._mirror.start()
+        return self
+
+    def begin(self, resumed_from: CheckpointRecord | None) -> None:
+        """Log that training starts, from a checkpoint or from nothing, and open the ledger."""
+        next_step = resumed_from.step if resumed_from else 0
+        self._run.append_attempt(
+            {
+                "attempt": self.number,
+                "event": "start",
+                "ts": now_ms(),
+                "argv": redact_argv(sys.argv),
+                "resumed_from": resumed_from.name if resumed_from else None,
+                "next_step": next_step,
+            }
+        )
+        self._begun = True
+        self.ledger = Ledger(self._run, next_step=next_step, attempt=self.number)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            state = "FINISHED"
+        elif issubclass(kind, (KeyboardInterrupt, asyncio.CancelledError, SystemExit)):
+            state = "KILLED"
+        else:
+            state = "FAILED"
+        text = redact(f"{type(error).__name__}: {error}") if state == "FAILED" else None
+        if self._begun:
+            self._log_end(state, text)
+        if self._mirror:
+            self._mirror.finish(state, text)
+            if where := self._mirror.where():
+                self._console.print(f"MLflow: {where}")
+
+    def _log_end(self, state: str, error: str | None) -> None:
+        row: dict[str, Any] = {"attempt": self.number, "event": "end", "ts": now_ms(), "state": state, "error": error}
+        self._run.append_attempt(row | {"verified_rows": self.ledger.num_verified, "exact": self.ledger.exact})

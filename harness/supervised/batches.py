@@ -1,0 +1,113 @@
+"""Tokenised batches in training order, made ahead of the loop on a thread of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import tinker
+
+from harness.exceptions import DataError
+from harness.supervised.datum import Scorer, digest, loss_weights
+from harness.supervised.types import SupervisedDataset
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a batch stands in the data: it is what a resume needs to know, and all of it."""
+
+    epoch: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The datums of one update.
+
+    Attributes:
+        position: Of its first batch in the dataset.
+        following: Position of the next update's.
+        digest: Of its tokens and weights.
+        scorer: Turns the backend's answer into NLL.
+    """
+
+    data: list[tinker.Datum]
+    position: Position
+    following: Position
+    digest: str
+    scorer: Scorer
+
+
+def trainable(data: list[tinker.Datum]) -> list[tinker.Datum]:
+    """``data`` without the datums that carry no loss: they would be trained as zero."""
+    return [datum for datum in data if loss_weights(datum).any()]
+
+
+class Batches:
+    """The batches of a run.
+
+    One update takes ``accumulation`` consecutive batches of the dataset; such a group never straddles epochs, what is
+    left over at an epoch's end is passed over. A group in which no datum carries loss is passed over too.
+    """
+
+    def __init__(self, dataset: SupervisedDataset, *, tokenizer: Any, num_epochs: int, accumulation: int, seed: int):
+        self._dataset = dataset
+        self._tokenizer = tokenizer
+        self._num_epochs = num_epochs
+        self._accumulation = accumulation
+        self._seed = seed
+        self._epoch: int | None = None
+        self.steps_per_epoch = len(dataset) // accumulation
+        if not self.steps_per_epoch:
+            raise DataError(
+                f"the training set fills {len(dataset)} batches and an update takes {accumulation}: "
+                "make batch_size or gradient_accumulation_steps smaller, or add data"
+            )
+
+    async def after(self, start: Position, *, ahead: int) -> AsyncGenerator[Batch]:
+        """The batches from ``start`` on, ``ahead`` of them made before they are asked for."""
+        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenise")
+        loop = asyncio.get_running_loop()
+        positions = self._positions(start)
+        making = deque(loop.run_in_executor(executor, self._make, p) for p in itertools.islice(positions, ahead + 1))
+        try:
+            while making:
+                batch = await making.popleft()
+                making.extend(loop.run_in_executor(executor, self._make, p) for p in itertools.islice(positions, 1))
+                if batch.data:
+                    yield batch
+                else:
+                    logger.warning("batch %s: no example carries loss, passed over", batch.position)
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+    def _positions(self, start: Position) -> Iterator[Position]:
+        for epoch in range(start.epoch, self._num_epochs):
+            first = start.batch if epoch == start.epoch else 0
+            for batch in range(first, self.steps_per_epoch * self._accumulation, self._accumulation):
+                yield Position(epoch, batch)
+
+    def _make(self, position: Position) -> Batch:
+        """Runs on the one tokenising thread, in the order of positions."""
+        if position.epoch != self._epoch:
+            self._dataset.set_epoch(self._seed * 1_000_003 + position.epoch)
+            self._epoch = position.epoch
+        indices = range(position.batch, position.batch + self._accumulation)
+        data = trainable([datum for index in indices for datum in self._dataset.get_batch(index)])
+        end = position.batch + self._accumulation
+        ended = end >= self.steps_per_epoch * self._accumulation
+        return Batch(
+            data=data,
+            position=position,
+            following=Position(position.epoch + 1, 0) if ended else Position(position.epoch, end),
+            digest=digest(data),
+            scorer=Scorer(data, self._tokenizer),
+        )

@@ -1,0 +1,183 @@
+"""All that is settled before the first update: data, evaluators, numbers of steps, weights, where to go on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from harness.backends.base import Backend, TrainingClient
+from harness.exceptions import CheckpointDamagedError
+from harness.run_dir import CheckpointRecord, Row, RunDir
+from harness.supervised import provenance
+from harness.supervised.attempt import Attempt
+from harness.supervised.batches import Batches, Position
+from harness.supervised.evaluators import NLLEvaluator, nll_evaluators
+from harness.supervised.progress import duration
+from harness.supervised.survey import Survey, coloured, survey
+from harness.tokenizer_utils import get_tokenizer
+
+if TYPE_CHECKING:
+    from harness.supervised.train import Config
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What will be trained.
+
+    Attributes:
+        evaluators: One a test set; none where there is no test set or ``eval_every`` is 0.
+        total_steps: Updates of the whole run.
+        numerics: What the backend fixed at the run's first start.
+        survey: Counts of the training set.
+    """
+
+    batches: Batches
+    evaluators: list[NLLEvaluator]
+    total_steps: int
+    numerics: Row
+    survey: Survey
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A client that holds the model, and the place from which to go on."""
+
+    client: TrainingClient
+    checkpoint: CheckpointRecord | None
+    _backend: Backend
+
+    @property
+    def step(self) -> int:
+        return self.checkpoint.step if self.checkpoint else 0
+
+    @property
+    def position(self) -> Position:
+        return Position(self.checkpoint.epoch, self.checkpoint.batch) if self.checkpoint else Position(0, 0)
+
+    def close(self) -> None:
+        self._backend.close(self.client)
+
+
+def prepare(run: RunDir, config: Config, console: Console) -> Job:
+    """Build and check the data, tell what it is, and write config.json or hold it against the one that is there.
+
+    Raises:
+        HarnessError: for data that cannot be used, or that is not what the run was started with.
+    """
+    from transformers import set_seed
+
+    set_seed(config.seed)  # Python, NumPy and torch: some builders split at random
+    builder: Any = config.dataset_builder
+    train_set, test_sets = builder()
+    tokenizer = builder.tokenizer if hasattr(builder, "tokenizer") else get_tokenizer(config.model_name)
+    batches = Batches(
+        train_set,
+        tokenizer=tokenizer,
+        num_epochs=config.num_epochs,
+        accumulation=config.gradient_accumulation_steps,
+        seed=config.seed,
+    )
+    evaluators = nll_evaluators(test_sets, tokenizer) if config.eval_every else []
+    if config.eval_every and not evaluators:
+        logger.warning("no test set: test/nll will not be measured (give test_size or test_file_path)")
+
+    data = {"train": train_set.fingerprint(), "test": {e.name: e.fingerprint for e in evaluators}}
+    if run.exists():
+        provenance.check_same_data(run, data)
+        numerics = run.config()["numerics"]
+    else:
+        numerics = config.backend.numerics()
+    job = Job(
+        batches=batches,
+        evaluators=evaluators,
+        total_steps=_total_steps(config, batches),
+        numerics=numerics,
+        survey=survey(train_set),
+    )
+    _tell(run, config, job, tokenizer, console)
+    if not run.exists():
+        run.write_config(provenance.document(config, recipe=provenance.recipe_name(), numerics=numerics, data=data))
+    return job
+
+
+def restore(run: RunDir, config: Config, job: Job) -> Restored:
+    """Load the model as the last logged checkpoint left it; a damaged checkpoint is passed over for the one before."""
+    kept = [record for record in run.checkpoints() if not record.deleted]
+    for record in [*reversed(kept), None]:
+        try:
+            client = config.backend.create_training_client(
+                model_name=config.model_name,
+                lora_rank=config.lora_rank,
+                seed=config.seed,
+                numerics=job.numerics,
+                run_path=run.path,
+                state_path=record.state_path if record else None,
+                weights_path=None if record else config.load_checkpoint_path,
+            )
+            return Restored(client, record, config.backend)
+        except CheckpointDamagedError as error:
+            logger.warning("%s: going back to the checkpoint before it", error)
+    raise AssertionError("starting anew needs no checkpoint")
+
+
+async def announce(config: Config, job: Job, restored: Restored, attempt: Attempt, console: Console) -> None:
+    """Say how much is to do and how long it may take."""
+    left = job.total_steps - restored.step
+    expected = ""
+    if left and config.backend.measures_time:
+        expected = f", about {duration(await _expected_seconds(config, job, restored, left))}"
+    if restored.checkpoint:
+        replayed = attempt.ledger.num_to_replay
+        console.print(
+            f"resuming at step {restored.step} from checkpoint {restored.checkpoint.name}"
+            + (f"; {replayed} steps trained beyond it are made again and compared" if replayed else "")
+        )
+    console.print(f"{left} steps to train of {job.total_steps}{expected}")
+
+
+async def _expected_seconds(config: Config, job: Job, restored: Restored, steps: int) -> float:
+    """From the time that one example takes forward, the second time; a LoRA update takes about 2.5 times as long."""
+    shown = [job.survey.shown]
+    await restored.client.forward(shown, "cross_entropy").result_async()
+    started = time.monotonic()
+    await restored.client.forward(shown, "cross_entropy").result_async()
+    a_token = (time.monotonic() - started) / shown[0].model_input.length
+    tokens_an_epoch = job.survey.num_tokens * job.survey.num_examples / job.survey.num_sampled
+    tokens_a_step = tokens_an_epoch / job.batches.steps_per_epoch
+    evaluations = steps // config.eval_every + 2 if job.evaluators else 0
+    return a_token * (2.5 * tokens_a_step * steps + evaluations * sum(e.scorer.num_tokens for e in job.evaluators))
+
+
+def _total_steps(config: Config, batches: Batches) -> int:
+    in_epochs = batches.steps_per_epoch * config.num_epochs
+    if config.max_steps is None:
+        return in_epochs
+    if config.max_steps > in_epochs:
+        logger.warning(
+            "max_steps=%d, but num_epochs=%d ends after %d steps: raise num_epochs to train longer",
+            config.max_steps,
+            config.num_epochs,
+            in_epochs,
+        )
+    return min(config.max_steps, in_epochs)
+
+
+def _tell(run: RunDir, config: Config, job: Job, tokenizer: Any, console: Console) -> None:
+    numerics = ", ".join(f"{key} {value}" for key, value in job.numerics.items())
+    console.print(f"{config.model_name} on {config.backend.name} ({numerics}) → {run}")
+    for line in job.survey.lines():
+        console.print(f"  train  {line}")
+    for evaluator in job.evaluators:
+        dropped = f"; {evaluator.num_dropped} dropped: nothing in them carries loss" if evaluator.num_dropped else ""
+        console.print(
+            f"  test   {len(evaluator.data):,} conversations{f' ({evaluator.name})' if evaluator.name else ''}, "
+            f"{sum(evaluator.scorer.num_loss_tokens):,} tokens with loss{dropped}",
+        )
+    console.print("  an example; what is trained on is marked:")
+    console.print(coloured(job.survey.shown, tokenizer, brackets=console.color_system is None))

@@ -1,0 +1,43 @@
+"""The log of a run: every message in its logs.log, what a person should see on the console as well."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+_ROOT = logging.getLogger("harness")
+
+
+@contextlib.contextmanager
+def logging_to(file: Path, console: Console) -> Iterator[None]:
+    """Send what ``harness`` logs to ``file``, and its warnings to ``console``, while the context lasts."""
+    to_file = logging.FileHandler(file, encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    to_console = _ConsoleHandler(console)
+    level = _ROOT.level
+    _ROOT.setLevel(logging.INFO)
+    handlers = (to_file, to_console)
+    for handler in handlers:
+        _ROOT.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            _ROOT.removeHandler(handler)
+            handler.close()
+        _ROOT.setLevel(level)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints above the progress bar, where a handler on stderr would tear it."""
+
+    def __init__(self, console: Console):
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = f"{record.levelname.lower()}: {record.getMessage()}"
+        self._console.print(Text(text, style="yellow"))

@@ -1,0 +1,61 @@
+"""How far a run is: a bar in a terminal, plain lines elsewhere."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from harness import run_dir
+from harness.run_dir import Row
+
+
+class ProgressDisplay:
+    """Shows each row of metrics as it is made. Use it as a context manager."""
+
+    def __init__(self, console: Console, *, total_steps: int, next_step: int):
+        self._console = console
+        self._total = total_steps
+        self._first = next_step
+        self._started = time.monotonic()
+        self._shown = ""
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[shown]}"), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=console)
+            self._task = self._bar.add_task("train", total=total_steps, completed=next_step, shown="")
+
+    def __enter__(self) -> "ProgressDisplay":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, row: Row) -> None:
+        """Show a row: a step that was trained, or the last evaluation."""
+        step = row[run_dir.STEP]
+        parts = []
+        if run_dir.TRAIN_NLL in row:
+            parts.append(f"train {row[run_dir.TRAIN_NLL]:.4f}")
+        parts += [f"{key.removesuffix('/nll')} {row[key]:.4f}" for key in row if run_dir.is_test_nll(key)]
+        if row.get(run_dir.TIME_STEP):
+            parts.append(f"{row[run_dir.NUM_TOKENS] / row[run_dir.TIME_STEP]:,.0f} tokens/s")
+        done = step + (run_dir.TRAIN_NLL in row)
+        if self._bar:
+            self._bar.update(self._task, completed=done, shown="  ".join(parts))
+            if any(map(run_dir.is_test_nll, row)):
+                self._bar.console.print(f"step {step}  " + "  ".join(parts[:-1] or parts), highlight=False)
+        else:
+            left = (time.monotonic() - self._started) / max(1, done - self._first) * (self._total - done)
+            parts.append(f"{duration(left)} left" if done < self._total else "")
+            self._console.print(f"step {step}/{self._total}  " + "  ".join(filter(None, parts)), highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,110 @@
+"""What config.json says of a run, and whether a config may go on with it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import chz
+
+from harness import __version__
+from harness.config_io import differences, flatten, redact_argv, to_json
+from harness.exceptions import ConfigError
+from harness.run_dir import Row, RunDir
+
+_LIBRARIES = ("torch", "transformers", "peft", "tinker", "datasets", "numpy", "mlflow")
+
+
+def document(config: Any, *, recipe: str | None, numerics: Row, data: Row) -> Row:
+    """The document config.json for a run that starts now."""
+    return {
+        "run_id": uuid.uuid4().hex,
+        "recipe": recipe,
+        "started": now_ms(),
+        "argv": redact_argv(sys.argv),
+        "config": to_json(config),
+        "numerics": numerics,
+        "data": data,
+        "versions": _versions(),
+        "git_commit": _git_commit(),
+    }
+
+
+def check_same_config(run: RunDir, config: Any) -> None:
+    """Raise ConfigError where ``run`` was started with a config that gives other numbers.
+
+    Where its directory or its data lie, how it is tracked and how far requests run ahead are no differences: such
+    fields carry ``metadata={"place": True}``.
+    """
+    places = _places(config)
+
+    def numbers(flat: Row) -> Row:
+        return {k: v for k, v in flat.items() if k not in places and not any(k.startswith(f"{p}.") for p in places)}
+
+    before, after = flatten(run.config()["config"]), flatten(to_json(config))
+    changed = differences(numbers(before), numbers(after))
+    if changed:
+        listed = "; ".join(f"{path}: {was!r} there, {now!r} here" for path, (was, now) in changed.items())
+        raise ConfigError(f"{run} holds a run of another config ({listed}): restore these, or choose another log_path")
+
+
+def check_same_data(run: RunDir, data: Row) -> None:
+    """Raise ConfigError where the data is not what ``run`` was started with."""
+    before = run.config()["data"]
+    for split in ("train", "test"):
+        if before[split] != data[split]:
+            raise ConfigError(
+                f"{run}: the {split} data is not what the run was started with (fingerprint {before[split]} there, "
+                f"{data[split]} here): restore it, or choose another log_path"
+            )
+
+
+def recipe_name() -> str | None:
+    """The last part of the module given to ``python -m``, or the script's stem; None in an interactive session."""
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return spec.name.removesuffix(".__main__").rpartition(".")[2]
+    file = getattr(main, "__file__", None)
+    return Path(file).stem if file else None
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def _places(config: Any) -> set[str]:
+    """The paths of the fields that do not change the numbers."""
+    return {
+        f"{path}.{name}" if path else name
+        for path, value in chz.traverse(config)
+        if chz.is_chz(value)
+        for name, field in chz.chz_fields(value).items()
+        if (field.metadata or {}).get("place")
+    }
+
+
+def _versions() -> Row:
+    versions = {"harness": __version__, "python": platform.python_version()}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _git_commit() -> str | None:
+    """The commit of the working directory's repository; None outside one, or without git."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None

@@ -1,0 +1,100 @@
+"""What a dataset is, and the configs that build one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import chz
+
+from harness.renderers import Renderer, TrainOnWhat, get_renderer
+from harness.tokenizer_utils import get_tokenizer
+
+if TYPE_CHECKING:
+    import tinker
+
+
+class SupervisedDataset:
+    """Batches by index. Position is an integer, so that a resume stores no iterator.
+
+    Define ``get_batch`` and ``__len__``; where epochs differ, ``set_epoch`` too.
+    """
+
+    def get_batch(self, index: int) -> list[tinker.Datum]:
+        """Batch ``index`` of the epoch that was set last: the same datums whenever it is asked for."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        raise NotImplementedError
+
+    def set_epoch(self, seed: int = 0) -> None:
+        """Put the batches of another epoch in order; ``seed`` alone decides it. Does nothing unless overridden."""
+
+    def all_batches(self) -> list[list[tinker.Datum]]:
+        """Every example once, in order, for evaluation: also those that training would leave over."""
+        return [self.get_batch(index) for index in range(len(self))]
+
+    @property
+    def num_left_over(self) -> int:
+        """Examples an epoch that training leaves out because they do not fill a batch."""
+        return 0
+
+    def fingerprint(self) -> str | None:
+        """A digest of the data itself, wherever it lies. None: unknown, and a resume cannot see that it changed."""
+        return None
+
+
+TestSets = SupervisedDataset | Mapping[str, SupervisedDataset] | None
+"""One unnamed test set (``test/nll``), several named ones (``test/<name>/nll``), or none."""
+
+
+@chz.chz
+class SupervisedDatasetBuilder:
+    """A config that builds a training set and its test sets."""
+
+    def __call__(self) -> tuple[SupervisedDataset, TestSets]:
+        raise NotImplementedError
+
+
+@chz.chz
+class ChatDatasetBuilderCommonConfig:
+    """What every builder of chat datasets needs to know."""
+
+    model_name_for_tokenizer: str = chz.field(doc="Model whose tokenizer is used; follows model_name in a recipe.")
+    renderer_name: str = chz.field(doc="Chat format: chat_template (the model's own) or role_colon (base models).")
+    max_length: int | None = chz.field(doc="Tokens at which a conversation is cut; None never cuts.")
+    batch_size: int = chz.field(doc="Conversations a batch.")
+    train_on_what: TrainOnWhat | None = chz.field(
+        default=None, doc="Which messages carry loss; None is all_assistant_messages."
+    )
+
+    @chz.validate
+    def _check(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size}: must be at least 1")
+        if self.max_length is not None and self.max_length < 2:
+            raise ValueError(f"max_length={self.max_length}: must be at least 2, or None")
+
+
+@chz.chz
+class ChatDatasetBuilder(SupervisedDatasetBuilder):
+    """Base of builders of chat datasets: subclass it and define ``__call__``."""
+
+    common_config: ChatDatasetBuilderCommonConfig
+
+    @property
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer of ``model_name_for_tokenizer``, loaded once."""
+        return get_tokenizer(self.common_config.model_name_for_tokenizer)
+
+    @property
+    def renderer(self) -> Renderer:
+        """The renderer of ``renderer_name`` for that tokenizer, made once."""
+        return _renderer(self.common_config.renderer_name, self.common_config.model_name_for_tokenizer)
+
+
+@functools.lru_cache(maxsize=8)
+def _renderer(renderer_name: str, model_name: str) -> Renderer:
+    return get_renderer(renderer_name, get_tokenizer(model_name))

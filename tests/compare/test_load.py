@@ -1,0 +1,122 @@
+import os
+import shutil
+
+import pandas as pd
+import pytest
+
+from harness.compare import load_runs
+from harness.exceptions import RunDirError
+from harness.run_dir import METRICS, STEP, TRAIN_NLL
+from tests.compare.made_runs import last_row, make_run, train_row
+
+
+def test_metrics_are_tidy_and_sorted_by_step(tmp_path):
+    make_run(tmp_path / "a", [last_row(1, 1.0), train_row(0, 3.0, 2.0)])
+    make_run(tmp_path / "b", [train_row(0, 5.0)])
+
+    metrics = load_runs([tmp_path / "b", tmp_path / "a"]).metrics
+
+    assert metrics[["run", STEP]].values.tolist() == [["b", 0], ["a", 0], ["a", 1]]
+    assert metrics[TRAIN_NLL].dropna().tolist() == [5.0, 3.0]
+    assert metrics["test/nll"].dropna().tolist() == [2.0, 1.0]
+    assert pd.api.types.is_integer_dtype(metrics[STEP])
+
+
+def test_a_folder_stands_for_the_runs_in_it_and_a_run_is_read_once(tmp_path, monkeypatch):
+    make_run(tmp_path / "runs" / "b", [train_row(0, 1.0)])
+    make_run(tmp_path / "runs" / "a", [train_row(0, 1.0)])
+    monkeypatch.chdir(tmp_path)
+    assert list(load_runs("runs").states) == ["a", "b"]
+    assert list(load_runs(["runs/b", "runs", "runs/a/../b"]).states) == ["b", "a"]
+
+
+def test_runs_of_one_folder_name_get_names_that_tell_them_apart(tmp_path):
+    for folder in ("x/1/run", "y/1/run", "y/2/run", "other"):
+        make_run(tmp_path / folder, [train_row(0, 1.0)])
+    names = list(load_runs(tmp_path).states)
+    assert names == ["other", *(os.path.join(*end) for end in (("x", "1", "run"), ("y", "1", "run"), ("2", "run")))]
+
+
+def test_configs_hold_every_path_with_its_own_type(tmp_path):
+    make_run(tmp_path / "a", [], lora_rank=8, targets=["q", "v"])
+    make_run(tmp_path / "b", [], grad_clip_norm=None)
+
+    configs = load_runs(tmp_path).configs
+
+    a, b = (configs.loc[run].to_dict() for run in ("a", "b"))
+    assert a["dataset_builder.common_config.batch_size"] == 8
+    assert a["dataset_builder"] == "harness.supervised.data:FromConversationFileBuilder"
+    assert (a["lora_rank"], a["targets"], a["learning_rate"]) == (8, ["q", "v"], 2e-4)
+    assert type(a["lora_rank"]) is int
+    assert b["targets"] is None
+    assert (b["versions.torch"], b["numerics.dtype"], b["git_commit"]) == ("2.13.0", "float32", "c0ffee")
+    assert b["data.train"] == "beef"
+
+
+def test_test_sets_come_from_the_evaluations_and_before_the_first_from_the_config(tmp_path):
+    make_run(tmp_path / "a", [train_row(0, 1.0, {"x": 1.0})], test={"x": "aa", "y": "bb"})
+    make_run(tmp_path / "b", [train_row(0, 1.0, 1.0)], test={"": "cc"}, evaluated=False)
+    make_run(tmp_path / "c", [train_row(0, 1.0)], document={"data": {"train": "beef", "test": None}})
+    test_sets = load_runs(tmp_path).test_sets
+    assert test_sets.values.tolist() == [["a", "x", "aa"], ["a", "y", "bb"], ["b", "", "cc"]]
+
+
+def test_what_the_evaluation_was_made_on_counts_not_what_the_config_promised(tmp_path):
+    run = make_run(tmp_path / "a", [train_row(0, 1.0, 1.0)], test={"": "aa"}, evaluated=False)
+    run.append_eval_examples([{"step": 0, "set": "", "fingerprint": "bb", "ids": [], "nll": []}])
+    assert load_runs(tmp_path).test_sets["fingerprint"].tolist() == ["bb"]
+
+
+def test_states_of_runs_that_train_died_failed_or_never_began(tmp_path):
+    make_run(tmp_path / "done", [])
+    make_run(tmp_path / "failed", [], state="FAILED")
+    make_run(tmp_path / "killed", [], state=None)
+    (make_run(tmp_path / "new", []) / "attempts.jsonl").unlink()
+    training = make_run(tmp_path / "training", [], state=None)
+    with training.lock():
+        states = load_runs(tmp_path).states
+    assert states == {
+        "done": "FINISHED",
+        "failed": "FAILED",
+        "killed": "KILLED",
+        "new": "NEW",
+        "training": "RUNNING",
+    }
+
+
+def test_a_torn_last_line_is_left_out(tmp_path):
+    run = make_run(tmp_path / "a", [train_row(0, 3.0, 2.0), train_row(1, 2.0)])
+    with (run / METRICS).open("a") as file:
+        file.write('{"step": 2, "train_mea')
+    assert load_runs(run.path).metrics[STEP].tolist() == [0, 1]
+    assert (run / METRICS).read_text().endswith("train_mea")  # nothing is mended: it may be the writer's next row
+
+
+def test_a_run_without_rows_and_one_without_config_are_read_for_what_they_hold(tmp_path):
+    make_run(tmp_path / "empty", [])
+    bare = make_run(tmp_path / "bare", [train_row(0, 3.0)])
+    (bare / "config.json").unlink()
+
+    runs = load_runs(tmp_path)
+
+    assert list(runs.states) == ["bare", "empty"]
+    assert runs.metrics["run"].tolist() == ["bare"]
+    assert runs.configs.loc["bare"].isna().all()
+
+
+def test_a_path_without_a_run_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunDirError, match=r"^nope: no such run directory$"):
+        load_runs("nope")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunDirError, match=r"^empty: no run in it \(a run directory holds config.json and"):
+        load_runs(["empty"])
+
+
+def test_a_copy_elsewhere_is_read_the_same(tmp_path):
+    rows = [train_row(0, 3.0, 2.5), last_row(1, 2.0)]
+    original = make_run(tmp_path / "a", rows)
+    shutil.copytree(original.path, tmp_path / "b" / "a")
+    here, there = load_runs(original.path), load_runs(tmp_path / "b")
+    pd.testing.assert_frame_equal(here.metrics, there.metrics)
+    pd.testing.assert_frame_equal(here.configs, there.configs)

@@ -1,0 +1,328 @@
+import asyncio
+import json
+
+import chz
+import pytest
+
+from harness import run_dir
+from harness.exceptions import BackendError, ConfigError, DataError, RunDirError
+from harness.run_dir import RunDir
+from harness.supervised import train
+from tests.fakes import Died, FakeBackend, WordsBuilder
+
+ALWAYS_DIFFERENT = ("ts", "time/step", "time/data", "time/eval")
+
+
+def config(path, **changes):
+    values = {
+        "model_name": "unigram",
+        "log_path": str(path),
+        "dataset_builder": WordsBuilder(),
+        "backend": FakeBackend(),
+        "mirror": False,
+        "num_epochs": 3,  # of 5 updates each
+        "learning_rate": 0.1,
+        "eval_every": 4,
+        "save_every": 3,
+    }
+    return train.Config(**(values | changes))
+
+
+def run(config):
+    asyncio.run(train.main(config))
+    return RunDir(config.log_path)
+
+
+def same(rows):
+    return [{k: v for k, v in row.items() if k not in ALWAYS_DIFFERENT} for row in rows]
+
+
+def test_rows_checkpoints_and_evaluations_of_a_whole_run(tmp_path):
+    finished = run(config(tmp_path / "r", keep="all"))
+    rows = finished.metrics()
+    assert [row["step"] for row in rows] == list(range(16))
+    assert [row["step"] for row in rows if "test/nll" in row] == [0, 4, 8, 12, 15]
+    assert rows[0]["learning_rate"] == 0.1
+    assert [row["epoch"] for row in rows[:15]] == [0] * 5 + [1] * 5 + [2] * 5
+    assert all(row["num_sequences"] == 4 for row in rows[:15])
+    assert rows[-1]["test/nll"] < rows[0]["test/nll"] - 1
+    assert "train_mean_nll" not in rows[-1]
+    records = finished.checkpoints()
+    assert [record.step for record in records] == [3, 4, 6, 8, 9, 12, 15]
+    assert [(r.epoch, r.batch) for r in records] == [(0, 3), (0, 4), (1, 1), (1, 3), (1, 4), (2, 2), (3, 0)]
+    assert [record.final for record in records] == [False] * 6 + [True]
+    evaluations = finished.eval_examples()
+    assert [row["step"] for row in evaluations] == [0, 4, 8, 12, 15]
+    total = sum(evaluations[0]["nll"]) / sum(evaluations[0]["num_loss_tokens"])
+    assert total == pytest.approx(rows[0]["test/nll"], abs=1e-12)
+    assert finished.state() == "FINISHED"
+
+
+def test_epochs_are_shuffled_differently_and_by_the_seed(tmp_path):
+    first, again, other = (
+        [row.get("batch_digest") for row in run(config(tmp_path / name, seed=seed)).metrics()]
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert first == again
+    assert set(first[:5]) != set(first[5:10])
+    assert first != other
+
+
+@pytest.mark.parametrize("submit_ahead", [0, 1, 3])
+def test_requests_stand_in_the_queue_in_the_order_that_makes_their_answers_true(tmp_path, submit_ahead):
+    run(config(tmp_path / "r", submit_ahead=submit_ahead, max_steps=5))
+    update = ["forward_backward", "optim_step"]
+
+    def save(step):
+        return [f"save_state {step:06d}", "save_weights_for_sampler"]
+
+    assert FakeBackend.clients[-1].worked == [
+        "forward", *update, *update, *update, *save(3), *update, *save(4), "forward", *update, *save(5), "forward",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("submit_ahead", [0, 2])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_run_that_dies_anywhere_ends_as_the_one_that_did_not(tmp_path, submit_ahead, accumulation):
+    changes = {
+        "submit_ahead": submit_ahead,
+        "gradient_accumulation_steps": accumulation,
+        "dataset_builder": WordsBuilder(batch_size=2, named_test_sets=True),
+        "num_epochs": 2 // accumulation,
+        "max_steps": 8,
+    }
+    whole = run(config(tmp_path / "whole", **changes))
+    num_requests = len(FakeBackend.clients[-1].worked)
+    whole_logits = FakeBackend.clients[-1].logits.tolist()
+    for die_after in range(num_requests):
+        path = tmp_path / f"died-{die_after}"
+        with pytest.raises(Died):
+            run(config(path, backend=FakeBackend(die_after=die_after), **changes))
+        resumed = run(config(path, **changes))
+        assert same(resumed.metrics()) == same(whole.metrics())
+        assert resumed.eval_examples() == whole.eval_examples()
+        assert FakeBackend.clients[-1].logits.tolist() == whole_logits
+        assert resumed.attempts()[-1]["exact"] in (True, None)
+        assert not (resumed / "metrics.superseded.jsonl").exists()
+
+
+def test_a_run_killed_again_and_again_still_comes_out_equal(tmp_path):
+    whole = run(config(tmp_path / "whole"))
+    for die_after in (7, 9, 3, 12, 5):
+        with pytest.raises(Died):
+            run(config(tmp_path / "r", backend=FakeBackend(die_after=die_after)))
+    resumed = run(config(tmp_path / "r"))
+    assert same(resumed.metrics()) == same(whole.metrics())
+    assert resumed.attempts()[-1]["attempt"] == 6
+
+
+def test_replayed_rows_keep_their_timestamps_and_are_counted(tmp_path):
+    with pytest.raises(Died):
+        run(config(tmp_path / "r", eval_every=0, save_every=5, submit_ahead=0, backend=FakeBackend(die_after=20)))
+    before = RunDir(tmp_path / "r").metrics()
+    assert len(before) == 9  # 5 updates, save, sampler, 4 updates: 20 requests
+    resumed = run(config(tmp_path / "r", eval_every=0, save_every=5))
+    assert resumed.metrics()[:9] == before
+    end = resumed.attempts()[-1]
+    assert (end["verified_rows"], end["exact"]) == (4, True)
+
+
+def test_an_optimiser_that_was_not_restored_is_noticed_and_nothing_is_lost(tmp_path, capsys):
+    changes = {"eval_every": 0, "save_every": 5}
+    with pytest.raises(Died):
+        run(config(tmp_path / "r", submit_ahead=0, backend=FakeBackend(die_after=20), **changes))
+    before = RunDir(tmp_path / "r").metrics()
+    resumed = run(config(tmp_path / "r", backend=FakeBackend(forget_optimizer=True), **changes))
+    assert "step 6 came out differently" in capsys.readouterr().out
+    aside = run_dir.read_jsonl(resumed / "metrics.superseded.jsonl")
+    assert [{k: v for k, v in row.items() if k != "superseded_by_attempt"} for row in aside] == before[6:]
+    assert [row["step"] for row in resumed.metrics()] == list(range(15))
+    assert resumed.attempts()[-1]["exact"] is False
+
+
+def test_only_the_best_and_the_last_checkpoint_are_kept(tmp_path):
+    finished = run(config(tmp_path / "r", learning_rate=3.0, lr_schedule="constant"))  # so high that the best is early
+    tested = {row["step"]: row["test/nll"] for row in finished.metrics() if "test/nll" in row}
+    best = min(tested, key=tested.__getitem__)
+    assert best not in (0, 15)
+    kept = {record.step for record in finished.checkpoints() if not record.deleted}
+    assert kept == {best, 15}
+    assert {int(p.name) for p in (finished / "checkpoints").iterdir()} == kept
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
+    with pytest.raises(Died):
+        run(config(tmp_path / "r", keep="all", eval_every=0, backend=FakeBackend(die_after=24)))
+    newest = RunDir(tmp_path / "r").checkpoints()[-1]
+    (tmp_path / "r" / newest.state_path / "state.json").write_text("{")
+    resumed = run(config(tmp_path / "r", keep="all", eval_every=0))
+    assert "going back to the checkpoint before it" in capsys.readouterr().out
+    assert resumed.attempts()[-2]["next_step"] == newest.step - 3
+    assert same(resumed.metrics()) == same(run(config(tmp_path / "whole", eval_every=0)).metrics())
+
+
+def test_the_same_command_on_a_complete_run_does_nothing(tmp_path, capsys):
+    finished = run(config(tmp_path / "r"))
+    before = {p: p.read_bytes() for p in finished.path.rglob("*") if p.is_file()}
+    run(config(tmp_path / "r"))
+    assert "complete, nothing to train" in capsys.readouterr().out
+    assert {p: p.read_bytes() for p in finished.path.rglob("*") if p.is_file()} == before
+
+
+def test_another_config_on_the_same_path_is_refused_with_the_differences(tmp_path):
+    run(config(tmp_path / "r"))
+    before = (tmp_path / "r" / "metrics.jsonl").read_bytes()
+    changed = config(tmp_path / "r", learning_rate=0.2, dataset_builder=WordsBuilder(batch_size=2))
+    with pytest.raises(ConfigError) as error:
+        run(changed)
+    assert "dataset_builder.batch_size: 4 there, 2 here; learning_rate: 0.1 there, 0.2 here" in str(error.value)
+    assert "choose another log_path" in str(error.value)
+    assert (tmp_path / "r" / "metrics.jsonl").read_bytes() == before
+
+
+def test_places_are_no_differences(tmp_path):
+    with pytest.raises(Died):
+        run(config(tmp_path / "r", backend=FakeBackend(die_after=12)))
+    (tmp_path / "r").rename(tmp_path / "moved")
+    resumed = run(config(tmp_path / "moved", submit_ahead=3, note="moved", tags={"a": "b"}, save_every=2))
+    assert same(resumed.metrics()) == same(run(config(tmp_path / "whole")).metrics())
+
+
+def test_other_data_is_refused(tmp_path):
+    with pytest.raises(Died):
+        run(config(tmp_path / "r", backend=FakeBackend(die_after=12)))
+    document = json.loads((tmp_path / "r" / "config.json").read_text())
+    document["data"]["train"] = "0" * 16
+    (tmp_path / "r" / "config.json").write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match="the train data is not what the run was started with"):
+        run(config(tmp_path / "r"))
+
+
+def test_a_failed_attempt_says_why_and_can_be_resumed(tmp_path, monkeypatch):
+    from harness.supervised.updates import Updates
+
+    def fail(*args, **kwargs):
+        raise BackendError("the model is gone: bring it back")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Updates, "save_final", fail)
+        with pytest.raises(BackendError):
+            run(config(tmp_path / "r"))
+    failed = RunDir(tmp_path / "r")
+    assert failed.attempts()[-1]["state"] == "FAILED"
+    assert failed.attempts()[-1]["error"] == "BackendError: the model is gone: bring it back"
+    assert not failed.is_locked()
+    assert same(run(config(tmp_path / "r")).metrics()) == same(run(config(tmp_path / "whole")).metrics())
+
+
+def test_cancelling_leaves_a_resumable_run(tmp_path):
+    async def cancelled():
+        task = asyncio.create_task(train.main(config(tmp_path / "r")))
+        while not (tmp_path / "r" / "metrics.jsonl").exists():
+            await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cancelled())
+    killed = RunDir(tmp_path / "r")
+    assert killed.attempts()[-1]["state"] == "KILLED"
+    assert not killed.is_locked()
+    assert same(run(config(tmp_path / "r")).metrics()) == same(run(config(tmp_path / "whole")).metrics())
+
+
+def test_a_second_process_on_the_same_path_is_refused(tmp_path):
+    with RunDir(tmp_path / "r").lock(), pytest.raises(RunDirError, match="another process is writing to this run"):
+        run(config(tmp_path / "r"))
+
+
+def test_load_checkpoint_path_takes_the_weights_and_a_fresh_optimiser(tmp_path):
+    first = run(config(tmp_path / "first"))
+    weights = first / first.checkpoints()[-1].state_path
+    second = run(config(tmp_path / "second", load_checkpoint_path=str(weights)))
+    assert second.metrics()[0]["test/nll"] == first.metrics()[-1]["test/nll"]
+    assert FakeBackend.clients[-1].num_updates == 15
+
+
+def test_a_nan_stops_the_run_before_it_reaches_a_file(tmp_path):
+    with pytest.raises(BackendError, match="train_mean_nll is nan at step 1: lower learning_rate"):
+        run(config(tmp_path / "r", learning_rate=1e308, lr_schedule="constant"))
+    assert [row["step"] for row in RunDir(tmp_path / "r").metrics()] == [0]
+
+
+def test_examples_without_loss_shrink_a_batch_and_an_empty_batch_makes_no_step(tmp_path):
+    builder = WordsBuilder(num_train=8, batch_size=2, without_loss=(0, 1, 2, 3))
+    finished = run(config(tmp_path / "r", dataset_builder=builder, num_epochs=4, eval_every=0))
+    rows = finished.metrics()
+    assert sum(row["num_sequences"] for row in rows) == 16  # four trainable examples, four epochs
+    assert [row["step"] for row in rows] == list(range(len(rows)))
+    assert finished.checkpoints()[-1].step == len(rows)
+    assert finished.checkpoints()[-1].final
+
+
+def test_no_test_set_is_one_warning_and_eval_every_0_is_none(tmp_path, capsys):
+    rows = run(config(tmp_path / "a", dataset_builder=WordsBuilder(num_test=0))).metrics()
+    assert capsys.readouterr().out.count("no test set") == 1
+    assert [row["step"] for row in rows] == list(range(15))
+    rows = run(config(tmp_path / "b", eval_every=0)).metrics()
+    assert "no test set" not in capsys.readouterr().out
+    assert not any("test/nll" in row for row in rows)
+
+
+def test_named_test_sets(tmp_path):
+    finished = run(config(tmp_path / "r", dataset_builder=WordsBuilder(named_test_sets=True)))
+    assert {"test/first/nll", "test/first/bpb", "test/second/nll"} <= finished.metrics()[0].keys()
+    assert {row["set"] for row in finished.eval_examples()} == {"first", "second"}
+
+
+def test_a_batch_larger_than_the_data_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(DataError, match="the training set fills 0 batches and an update takes 1"):
+        run(config(tmp_path / "r", dataset_builder=WordsBuilder(batch_size=24)))
+    assert not (tmp_path / "r" / "config.json").exists()
+
+
+def test_max_steps_beyond_the_epochs_is_said(tmp_path, capsys):
+    assert len(run(config(tmp_path / "r", max_steps=99, eval_every=0)).metrics()) == 15
+    assert "raise num_epochs to train longer" in capsys.readouterr().out
+
+
+@chz.chz
+class _Common:
+    batch_size: int = 4
+
+
+@chz.chz
+class _CommonBuilder(WordsBuilder):
+    common_config: _Common = chz.field(default_factory=_Common)
+
+    def __call__(self):
+        return chz.replace(self, batch_size=self.common_config.batch_size, common_config=_Common())._words()
+
+    def _words(self):
+        return WordsBuilder.__call__(self)
+
+
+def test_batch_size_flows_down_to_the_builder(tmp_path):
+    changes = {"dataset_builder": _CommonBuilder(), "batch_size": 6, "gradient_accumulation_steps": 3}
+    rows = run(config(tmp_path / "r", **changes)).metrics()
+    assert all(row["num_sequences"] == 6 for row in rows[:-1])
+    with pytest.raises(ConfigError, match="batch_size=5 is no multiple of gradient_accumulation_steps=3"):
+        run(config(tmp_path / "s", **(changes | {"batch_size": 5})))
+    with pytest.raises(ConfigError, match="cannot reach WordsBuilder"):
+        run(config(tmp_path / "t", batch_size=8))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate=0.0: must be greater than 0"),
+        ({"num_epochs": 0}, "num_epochs=0: must be greater than 0"),
+        ({"max_steps": -1}, "max_steps=-1: must be greater than 0"),
+        ({"eval_every": -1}, "eval_every=-1: must not be negative"),
+        ({"adam_beta2": 1.0}, "adam_beta2=1.0: must be at least 0 and less than 1"),
+        ({"log_path": ""}, "log_path is empty"),
+    ],
+)
+def test_values_that_make_no_sense(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        config(tmp_path / "r", **changes)

@@ -1,0 +1,157 @@
+import json
+import multiprocessing
+import os
+
+import pytest
+
+from harness import run_dir
+from harness.exceptions import RunDirError
+from harness.run_dir import CheckpointRecord, RunDir, append_jsonl, find_runs, read_jsonl, write_json
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDir(tmp_path / "run")
+
+
+def test_a_torn_last_line_is_dropped_by_readers_and_cut_by_the_next_writer(run):
+    with run.lock():
+        run.append_metrics({"step": 0})
+    with (run / run_dir.METRICS).open("a") as file:
+        file.write('{"step": 1, "train_me')
+    assert run.metrics() == [{"step": 0}]
+    with run.lock():
+        run.append_metrics({"step": 1})
+    assert run.metrics() == [{"step": 0}, {"step": 1}]
+
+
+def test_zeros_that_a_power_cut_left_are_a_torn_line(run):
+    with run.lock():
+        run.append_metrics({"step": 0})
+    with (run / run_dir.METRICS).open("ab") as file:
+        file.write(b"\0" * 20 + b"\n")
+    with run.lock():
+        run.append_metrics({"step": 1})
+    assert run.metrics() == [{"step": 0}, {"step": 1}]
+
+
+def test_a_bad_line_that_is_not_the_last_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\nnot json\n{"step": 2}\n')
+    with pytest.raises(RunDirError, match=r"metrics\.jsonl:2: not a JSON row"):
+        read_jsonl(tmp_path / "metrics.jsonl")
+
+
+def test_nan_never_reaches_a_file(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        append_jsonl(tmp_path / "metrics.jsonl", [{"train_mean_nll": float("nan")}])
+
+
+def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    file = tmp_path / "metrics.jsonl"
+    append_jsonl(file, [{"step": 0}])
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:5]))  # what a full disk does: it writes a part
+    with pytest.raises(RunDirError, match=r"cannot be written \(No space left on device\): make room"):
+        append_jsonl(file, [{"step": 1}])
+    assert file.read_text() == '{"step": 0}\n'
+
+
+def _try_to_lock(path, answer):
+    try:
+        with RunDir(path).lock():
+            answer.put("locked")
+    except RunDirError as error:
+        answer.put(str(error))
+
+
+def _in_another_process(path):
+    context = multiprocessing.get_context("spawn")
+    answer = context.Queue()
+    process = context.Process(target=_try_to_lock, args=(path, answer))
+    process.start()
+    said = answer.get(timeout=60)
+    process.join()
+    return said
+
+
+def test_one_writer_at_a_time_and_the_lock_is_released_on_return_and_exception(run):
+    with run.lock():
+        run.write_config({"run_id": "x"})
+        assert "another process is writing to this run" in _in_another_process(run.path)
+    assert not run.is_locked()
+    with pytest.raises(KeyboardInterrupt), run.lock():
+        raise KeyboardInterrupt
+    assert _in_another_process(run.path) == "locked"
+
+
+def test_a_lock_that_starts_nothing_leaves_no_directory_behind(run):
+    with pytest.raises(ValueError), run.lock():
+        raise ValueError
+    assert not run.path.exists()
+
+
+def test_a_path_that_cannot_be_a_directory(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunDirError, match="cannot be written"), RunDir(tmp_path / "file" / "run").lock():
+        pass
+
+
+def test_checkpoint_records_keep_unknown_keys_and_the_last_row_of_a_name_counts(run):
+    with run.lock():
+        first = CheckpointRecord("000002", 2, 0, 2, "checkpoints/000002", extra={"of_a_later_version": 1})
+        run.append_checkpoint(first)
+        run.append_checkpoint(CheckpointRecord("000004", 4, 1, 0, "checkpoints/000004"))
+        run.append_checkpoint(first.as_deleted())
+    records = run.checkpoints()
+    assert [(r.name, r.deleted) for r in records] == [("000002", True), ("000004", False)]
+    assert records[0].extra == {"of_a_later_version": 1}
+
+
+def test_superseded_rows_move_aside_once_even_when_moved_twice(run):
+    rows = [{"step": step, "ts": step} for step in range(4)]
+    with run.lock():
+        append_jsonl(run / run_dir.METRICS, rows)
+        append_jsonl(run / run_dir.EVAL_EXAMPLES, [{"step": 0}, {"step": 2}])
+        run.supersede(2, attempt=2)
+        append_jsonl(run / run_dir.METRICS, rows[2:])  # as if a crash had come before they were cut
+        run.supersede(2, attempt=2)
+    assert run.metrics() == rows[:2]
+    assert run.eval_examples() == [{"step": 0}]
+    aside = read_jsonl(run / "metrics.superseded.jsonl")
+    assert [(row["step"], row["superseded_by_attempt"]) for row in aside] == [(2, 2), (3, 2)]
+
+
+def test_states(run):
+    assert run.state() == "NEW"
+    with run.lock():
+        run.write_config({})
+        run.append_attempt({"attempt": 1, "event": "start"})
+        assert run.state() == "RUNNING"
+    assert run.state() == "KILLED"
+    with run.lock():
+        run.append_attempt({"attempt": 1, "event": "end", "state": "FINISHED"})
+    assert run.state() == "FINISHED"
+    assert run.is_finished()
+
+
+def test_find_runs_in_folders_and_not_in_checkpoints(tmp_path):
+    for name in ("b", "a/deep"):
+        (tmp_path / name / "checkpoints" / "000001").mkdir(parents=True)
+        write_json(tmp_path / name / "config.json", {})
+        write_json(tmp_path / name / "checkpoints" / "000001" / "config.json", {})
+    found = find_runs([tmp_path / "b", tmp_path])
+    assert [run.path.relative_to(tmp_path).as_posix() for run in found] == ["b", "a/deep"]
+    with pytest.raises(RunDirError, match="no such run directory"):
+        find_runs([tmp_path / "c"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunDirError, match="no run in it"):
+        find_runs([tmp_path / "empty"])
+
+
+def test_a_json_document_is_replaced_whole(tmp_path):
+    file = tmp_path / "mirror.json"
+    write_json(file, {"a": 1})
+    with pytest.raises(ValueError):
+        write_json(file, {"a": float("inf")})
+    assert json.loads(file.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["mirror.json"]
