@@ -20,7 +20,7 @@ from harness.exceptions import ConfigError
 
 REDACTED = "<redacted>"
 _SECRET_NAME = re.compile(r"(^|[_\-.])(api_?key|token|password|passwd|secret|credentials?)$", re.IGNORECASE)
-_URI_USER_INFO = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.\-]*://)[^/@\s]+@")
+_URI_USER_INFO = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.\-]*://)[^/\s]+@")
 _TINKER_KEY = re.compile(r"\btml-[A-Za-z0-9_\-]{8,}")
 
 

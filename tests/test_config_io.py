@@ -56,6 +56,7 @@ def test_no_secret_is_written():
         (["api_key=abc"], [f"api_key={REDACTED}"]),
         (["--api-key", "abc", "--name", "x"], ["--api-key", REDACTED, "--name", "x"]),
         (["tracking_uri=https://me:pw@host"], ["tracking_uri=https://host"]),
+        (["tracking_uri=https://me:p@w@host/a@b"], ["tracking_uri=https://host/a@b"]),
         (["max_length=3"], ["max_length=3"]),
     ],
 )

@@ -28,7 +28,8 @@ class Attempt:
         self._run = run
         self._console = console
         self._begun = False
-        self._mirror = LiveMirror(run, Destination.of({"config": to_json(config)})) if config.mirror else None
+        destination = Destination.of({"config": to_json(config)}, config.tracking_uri)  # which to_json redacts
+        self._mirror = LiveMirror(run, destination) if config.mirror else None
         self.number = sum(row["event"] == "start" for row in run.attempts()) + 1
 
     def __enter__(self) -> Attempt:

@@ -34,14 +34,14 @@ class Job:
         evaluators: One a test set; none where there is no test set or ``eval_every`` is 0.
         total_steps: Updates of the whole run.
         numerics: What the backend fixed at the run's first start.
-        survey: Counts of the training set.
+        survey: Counts of the training set; None in a resume, which was told them at its first start.
     """
 
     batches: Batches
     evaluators: list[NLLEvaluator]
     total_steps: int
     numerics: Row
-    survey: Survey
+    survey: Survey | None
 
 
 @dataclass(frozen=True)
@@ -88,22 +88,23 @@ def prepare(run: RunDir, config: Config, console: Console) -> Job:
         logger.warning("no test set: test/nll will not be measured (give test_size or test_file_path)")
 
     data = {"train": train_set.fingerprint(), "test": {e.name: e.fingerprint for e in evaluators}}
-    if run.exists():
+    is_new = not run.exists()
+    if not is_new:
         provenance.check_same_data(run, data)
-        numerics = run.config()["numerics"]
-    else:
-        numerics = config.backend.numerics()
-    job = Job(
+    numerics = config.backend.numerics() if is_new else run.config()["numerics"]
+    fixed = ", ".join(f"{key} {value}" for key, value in numerics.items())
+    console.print(f"{config.model_name} on {config.backend.name} ({fixed}) → {run}")
+    counted = survey(train_set) if is_new else None
+    if counted:
+        _tell(counted, evaluators, tokenizer, console)
+        run.write_config(provenance.document(config, recipe=provenance.recipe_name(), numerics=numerics, data=data))
+    return Job(
         batches=batches,
         evaluators=evaluators,
         total_steps=_total_steps(config, batches),
         numerics=numerics,
-        survey=survey(train_set),
+        survey=counted,
     )
-    _tell(run, config, job, tokenizer, console)
-    if not run.exists():
-        run.write_config(provenance.document(config, recipe=provenance.recipe_name(), numerics=numerics, data=data))
-    return job
 
 
 def restore(run: RunDir, config: Config, job: Job) -> Restored:
@@ -130,8 +131,9 @@ async def announce(config: Config, job: Job, restored: Restored, attempt: Attemp
     """Say how much is to do and how long it may take."""
     left = job.total_steps - restored.step
     expected = ""
-    if left and config.backend.measures_time:
-        expected = f", about {duration(await _expected_seconds(config, job, restored, left))}"
+    if job.survey and config.backend.measures_time:
+        seconds = await _expected_seconds(config, job, job.survey, restored.client)
+        expected = f", about {duration(seconds)}"
     if restored.checkpoint:
         replayed = attempt.ledger.num_to_replay
         console.print(
@@ -141,17 +143,18 @@ async def announce(config: Config, job: Job, restored: Restored, attempt: Attemp
     console.print(f"{left} steps to train of {job.total_steps}{expected}")
 
 
-async def _expected_seconds(config: Config, job: Job, restored: Restored, steps: int) -> float:
+async def _expected_seconds(config: Config, job: Job, survey: Survey, client: TrainingClient) -> float:
     """From the time that one example takes forward, the second time; a LoRA update takes about 2.5 times as long."""
-    shown = [job.survey.shown]
-    await restored.client.forward(shown, "cross_entropy").result_async()
+    shown = [survey.shown]
+    await client.forward(shown, "cross_entropy").result_async()
     started = time.monotonic()
-    await restored.client.forward(shown, "cross_entropy").result_async()
+    await client.forward(shown, "cross_entropy").result_async()
     a_token = (time.monotonic() - started) / shown[0].model_input.length
-    tokens_an_epoch = job.survey.num_tokens * job.survey.num_examples / job.survey.num_sampled
-    tokens_a_step = tokens_an_epoch / job.batches.steps_per_epoch
-    evaluations = steps // config.eval_every + 2 if job.evaluators else 0
-    return a_token * (2.5 * tokens_a_step * steps + evaluations * sum(e.scorer.num_tokens for e in job.evaluators))
+    tokens_an_epoch = survey.num_tokens * survey.num_examples / survey.num_sampled
+    trained = tokens_an_epoch / job.batches.steps_per_epoch * job.total_steps
+    tested = sum(e.scorer.num_tokens for e in job.evaluators)
+    num_evaluations = job.total_steps // config.eval_every + 1 if job.evaluators else 0
+    return a_token * (2.5 * trained + num_evaluations * tested)
 
 
 def _total_steps(config: Config, batches: Batches) -> int:
@@ -168,16 +171,13 @@ def _total_steps(config: Config, batches: Batches) -> int:
     return min(config.max_steps, in_epochs)
 
 
-def _tell(run: RunDir, config: Config, job: Job, tokenizer: Any, console: Console) -> None:
-    numerics = ", ".join(f"{key} {value}" for key, value in job.numerics.items())
-    console.print(f"{config.model_name} on {config.backend.name} ({numerics}) → {run}")
-    for line in job.survey.lines():
+def _tell(counted: Survey, evaluators: list[NLLEvaluator], tokenizer: Any, console: Console) -> None:
+    for line in counted.lines():
         console.print(f"  train  {line}")
-    for evaluator in job.evaluators:
-        dropped = f"; {evaluator.num_dropped} dropped: nothing in them carries loss" if evaluator.num_dropped else ""
-        console.print(
-            f"  test   {len(evaluator.data):,} conversations{f' ({evaluator.name})' if evaluator.name else ''}, "
-            f"{sum(evaluator.scorer.num_loss_tokens):,} tokens with loss{dropped}",
-        )
+    for evaluator in evaluators:
+        line = f"{len(evaluator.data):,} conversations, {sum(evaluator.scorer.num_loss_tokens):,} tokens with loss"
+        if evaluator.num_dropped:
+            line += f"; {evaluator.num_dropped} dropped: nothing in them carries loss"
+        console.print(f"  test   {evaluator.name}{': ' if evaluator.name else ''}{line}")
     console.print("  an example; what is trained on is marked:")
-    console.print(coloured(job.survey.shown, tokenizer, brackets=console.color_system is None))
+    console.print(coloured(counted.shown, tokenizer, brackets=console.color_system is None))

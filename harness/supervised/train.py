@@ -25,7 +25,6 @@ from harness.exceptions import ConfigError
 from harness.lr_schedules import LRSchedule
 from harness.run_dir import RunDir
 from harness.supervised import provenance
-from harness.supervised.attempt import Attempt
 from harness.supervised.logs import logging_to
 from harness.supervised.progress import ProgressDisplay
 from harness.supervised.types import SupervisedDatasetBuilder
@@ -111,6 +110,8 @@ async def main(config: Config) -> None:
     Raises:
         HarnessError: for anything that the user can mend, before weights are loaded where it can be known by then.
     """
+    from harness.supervised.attempt import Attempt
+
     console = Console(highlight=False, soft_wrap=True)
     config = _with_batch_size(config)
     config.backend.check(config.model_name)
@@ -127,6 +128,7 @@ async def main(config: Config) -> None:
 
 
 async def _train(run: RunDir, config: Config, console: Console) -> None:
+    from harness.supervised.attempt import Attempt
     from harness.supervised.job import announce, prepare, restore  # loads tinker and transformers
     from harness.supervised.updates import Update, Updates
 

@@ -42,7 +42,7 @@ _TAG_LENGTH = 8000
 _KEY_LENGTH = 250
 _LOCK_SECONDS = 60
 _THREAD = "mlflow-mirror"
-_ROWS_PER_SECOND = 20_000  # a pass reads every row again: in a long run it pauses longer than the interval
+_ROWS_PER_SECOND = 5_000  # a pass reads every row again: in a long run it pauses longer than the interval
 
 
 class Mirror:
