@@ -11,29 +11,33 @@ recipe applied as an instance; a ``model_name`` that carries on to tokenizer and
 """
 
 import contextlib
-import dataclasses
 import datetime
 import decimal
-import difflib
-import enum
 import inspect
 import re
 import shlex
-import shutil
 import sys
-import textwrap
-import types
-import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import chz
-import chz.tiepin
-import chz.util
 from chz.blueprint import Castable, Reference
 
 from harness import config_io
+from harness.blueprints import (
+    COMMAND_LINE,
+    Layers,
+    Overrides,
+    applied,
+    build,
+    fields_of,
+    layer_of,
+    layers_of,
+    open_instances,
+    without,
+)
+from harness.cli_text import SEE_HELP, help_text, no_such_option, type_text, unusable
 from harness.exceptions import ConfigError, HarnessError
 from harness.model_info import get_recommended_renderer_name
 from harness.supervised.provenance import recipe_name
@@ -47,12 +51,7 @@ _CHZ_ERRORS = (
     ValueError,
     RecursionError,  # references that go round in a circle
 )
-_COMMAND_LINE = "command line"
-_SEE_HELP = "(--help lists all)"
 _WHOLE_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?[eE]\+?\d{1,2}")
-
-Overrides = dict[str, Castable | Reference]
-Layers = list[tuple[str, dict[str, Any]]]  # where the values come from, and the values by dotted path
 
 
 def entrypoint(target: Any, main: Callable[[Any], Any] | None = None, *, argv: list[str] | None = None) -> Any:
@@ -90,16 +89,16 @@ def make_from_argv(blueprint: chz.Blueprint[Any], argv: list[str]) -> Any:
     """
     overrides, wants_help = parse_argv(argv)
     with _as_config_errors():
-        recipe = _open_instances(_layers(blueprint), overrides)
-        model_name = _applied(_build(blueprint.target, recipe), "model_name")
+        recipe = open_instances(layers_of(blueprint), overrides)
+        model_name = applied(build(blueprint.target, recipe), "model_name")
         blueprint = _apply_overrides(blueprint.target, recipe, overrides)
         if model_name is not None:
             _carry_model_name(blueprint, model_name.value)
-        if "log_path" in _read(blueprint).missing_params:
+        if "log_path" in fields_of(blueprint).missing_params:
             log_path = default_log_path(overrides, datetime.datetime.now())
             blueprint.apply({"log_path": log_path}, layer_name="default")
         if wants_help:
-            print(_help(blueprint))
+            print(help_text(blueprint))
             raise SystemExit(0)
         return _make(blueprint)
 
@@ -134,9 +133,9 @@ def parse_argv(argv: list[str]) -> tuple[Overrides, bool]:
                     )
                 value = rest.pop(0)
         elif not equals or key.startswith("-"):
-            raise ConfigError(f"{argument}: not an override; write key=value, --key=value or --key value {_SEE_HELP}")
+            raise ConfigError(f"{argument}: not an override; write key=value, --key=value or --key value {SEE_HELP}")
         if not key.removesuffix("@"):
-            raise ConfigError(f"{argument}: no key before the value; write key=value {_SEE_HELP}")
+            raise ConfigError(f"{argument}: no key before the value; write key=value {SEE_HELP}")
         try:
             overrides[key.removesuffix("@")] = Reference(value) if key.endswith("@") else Castable(value)
         except ValueError as error:
@@ -155,7 +154,7 @@ def _apply_overrides(target: Any, recipe: Layers, overrides: Overrides) -> chz.B
         failure = None
         for layers, value in _readings(recipe, key, overrides[key]):
             try:
-                _read(_build(target, layers, accepted | {key: value}))
+                fields_of(build(target, layers, accepted | {key: value}))
             except _CHZ_ERRORS as error:
                 failure = failure or error
             else:
@@ -163,13 +162,13 @@ def _apply_overrides(target: Any, recipe: Layers, overrides: Overrides) -> chz.B
                 break
         else:
             assert failure is not None
-            raise _unusable(key, overrides[key], failure, _read(_build(target, recipe, accepted)).all_params)
-    blueprint = _build(target, recipe, accepted)
-    known = _read(blueprint).all_params
+            raise unusable(key, overrides[key], failure, fields_of(build(target, recipe, accepted)).all_params)
+    blueprint = build(target, recipe, accepted)
+    known = fields_of(blueprint).all_params
     # Of a builder that was replaced by another one: what the other has no field for.
-    replaced = tuple(f"{path}." for path in known if _layer_of(blueprint, path) == _COMMAND_LINE)
-    recipe = _without(recipe, lambda path: path.startswith(replaced) and path not in known)
-    return _build(target, recipe, accepted)
+    replaced = tuple(f"{path}." for path in known if layer_of(blueprint, path) == COMMAND_LINE)
+    recipe = without(recipe, lambda path: path.startswith(replaced) and path not in known)
+    return build(target, recipe, accepted)
 
 
 def _readings(recipe: Layers, key: str, value: Castable | Reference) -> Iterator[tuple[Layers, Castable | Reference]]:
@@ -184,72 +183,22 @@ def _readings(recipe: Layers, key: str, value: Castable | Reference) -> Iterator
         items = [item.strip().strip("'\"") for item in text[1:-1].split(",")]
         yield recipe, Castable(",".join(items))  # [a,b] without quotes, or for a tuple
     # What the recipe set inside of the old value does not fit into the new one: None, a builder of another kind.
-    yield _without(recipe, lambda path: path.startswith(f"{key}.")), value
-
-
-def _without(layers: Layers, drop: Callable[[str], bool]) -> Layers:
-    return [(name, {path: value for path, value in values.items() if not drop(path)}) for name, values in layers]
-
-
-# ---- what a recipe applied
-
-
-def _open_instances(layers: Layers, overrides: Overrides) -> Layers:
-    """The layers with every chz instance opened into its type and its fields, which dotted keys can override; a list
-    or mapping too, where an override reaches into it."""
-    opened: Layers = []
-    for name, values in layers:
-        for path, value in values.items():
-            if _is_instance(value):  # it replaces all that an earlier layer set there
-                opened = _without(opened, lambda old, path=path: old.startswith(f"{path}."))
-        fields = {
-            field: item
-            for path, value in values.items()
-            for field, item in _open(path, value, overrides)
-            if field == path or field not in values  # what the layer says itself of a field goes first
-        }
-        opened.append((name, fields))
-    return opened
-
-
-def _open(path: str, value: Any, overrides: Overrides) -> Iterator[tuple[str, Any]]:
-    if _is_instance(value):
-        yield path, type(value)
-        for field, item in chz.beta_to_blueprint_values(value).items():
-            yield from _open(f"{path}.{field}", item, overrides)
-        return
-    items: dict[Any, Any] = {}
-    if isinstance(value, dict):
-        items = value
-    elif isinstance(value, (list, tuple)):
-        items = dict(enumerate(value))
-    reached = isinstance(value, (dict, list, tuple)) and any(key.startswith(f"{path}.") for key in overrides)
-    if reached or any(map(_is_instance, items.values())):
-        for key, item in items.items():
-            if "." in str(key):  # chz would take it for two
-                raise ConfigError(f"{path}: its key {key!r} holds a dot, so it can only be given whole: {path}={{...}}")
-            yield from _open(f"{path}.{key}", item, overrides)
-    else:
-        yield path, value
-
-
-def _is_instance(value: Any) -> bool:
-    return chz.is_chz(value) and not isinstance(value, type)
+    yield without(recipe, lambda path: path.startswith(f"{key}.")), value
 
 
 def _carry_model_name(blueprint: chz.Blueprint[Any], before: Any) -> None:
     """Let tokenizer and renderer follow a ``model_name`` from the command line, where the recipe had what went with
     its own model. Anything else that the recipe chose stays, with a warning."""
-    found = _applied(blueprint, "model_name")
+    found = applied(blueprint, "model_name")
     after = found.value if found else before
     if after == before or not (isinstance(before, str) and isinstance(after, str)):
         return
     renderers = get_recommended_renderer_name(before), get_recommended_renderer_name(after)
     follow: dict[str, Any] = {}
     stay: dict[str, tuple[str, str]] = {}  # path: what stays, what would go with the new model
-    for path in _read(blueprint).all_params:
-        found = _applied(blueprint, path)
-        if found is None or found.layer_name == _COMMAND_LINE or not isinstance(found.value, str):
+    for path in fields_of(blueprint).all_params:
+        found = applied(blueprint, path)
+        if found is None or found.layer_name == COMMAND_LINE or not isinstance(found.value, str):
             continue
         field = path.rpartition(".")[2]
         if field == "model_name_for_tokenizer":
@@ -293,18 +242,18 @@ def default_log_path(overrides: Overrides, now: datetime.datetime) -> str:
 
 
 def _make(blueprint: chz.Blueprint[Any]) -> Any:
-    read = _read(blueprint)
+    fields = fields_of(blueprint)
     try:
         return blueprint.make()
     except chz.blueprint.ExtraneousBlueprintArg as error:
         match = re.match(r"Extraneous argument '(.+?)'", str(error))
         assert match, error
-        raise _no_such_option(match[1], read.all_params) from None
+        raise no_such_option(match[1], fields.all_params) from None
     except chz.blueprint.MissingBlueprintArg:
-        missing = read.missing_params
-        give = " ".join(f"{path}=<{_type_text(read.all_params[path].type)}>" for path in missing)
+        missing = fields.missing_params
+        give = " ".join(f"{path}=<{type_text(fields.all_params[path].type)}>" for path in missing)
         verb = "is" if len(missing) == 1 else "are"
-        raise ConfigError(f"{', '.join(missing)} {verb} required: give {give} {_SEE_HELP}") from None
+        raise ConfigError(f"{', '.join(missing)} {verb} required: give {give} {SEE_HELP}") from None
 
 
 def _run(main: Callable[[Any], Any], made: Any) -> Any:
@@ -343,177 +292,3 @@ def _as_config_errors() -> Iterator[None]:
 
 def _one_line(error: Exception) -> str:
     return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-
-
-def _unusable(key: str, value: Castable | Reference, failure: Exception, params: dict[str, Any]) -> ConfigError:
-    """The error for an override that chz cannot read in any way."""
-    name = key.rpartition("...")[2]
-    matching = [p for path, p in params.items() if path == key or ("..." in key and f".{path}".endswith(f".{name}"))]
-    if not matching:
-        return _no_such_option(key, params)
-    param = matching[0]
-    if not (
-        isinstance(failure, chz.blueprint.InvalidBlueprintArg)
-        and isinstance(value, Castable)
-        and isinstance(param.meta_factory, chz.factories.standard)
-    ):  # a cast or factory of the field's own says it best, and does so in its last line
-        return ConfigError(f"{key}={_spell(value)}: {str(failure).splitlines()[-1]}")
-    members = _union_members(param.type)
-    choices = [choice for member in members for choice in _choices(member)]
-    if all(map(_choices, members)):
-        wanted = f"one of {', '.join(choices)}"
-    else:
-        text = " or ".join(_type_text(member) for member in members)
-        wanted = f"an {text}" if text[0] in "aeiou" else f"a {text}"
-    return ConfigError(f"{key}={_spell(value)}: not {wanted} {_SEE_HELP}")
-
-
-def _no_such_option(key: str, params: dict[str, Any]) -> ConfigError:
-    """The error for a key of no field, with the nearest ones: the right name elsewhere, else a similar name."""
-    paths = [path for path in params if path]
-    by_name: dict[str, list[str]] = {}
-    for path in paths:
-        by_name.setdefault(path.rpartition(".")[2], []).append(path)
-    name = key.rpartition(".")[2]
-    similar = difflib.get_close_matches(name, by_name, n=1)
-    if "..." in key:
-        near = [f"...{name}" for name in similar]
-    else:
-        near = (
-            by_name.get(name) or difflib.get_close_matches(key, paths, n=1) or [p for n in similar for p in by_name[n]]
-        )
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return ConfigError(f"{key}: no such option{hint} {_SEE_HELP}")
-
-
-# ---- help
-
-
-def _help(blueprint: chz.Blueprint[Any]) -> str:
-    """Every field as it would be typed, its type, where its value comes from, and below that what it is for."""
-    read = _read(blueprint)
-    rows = []
-    for path, param in read.all_params.items():
-        if not path:  # the config itself
-            continue
-        found = _applied(blueprint, path)
-        if found is not None:
-            equals = "@=" if isinstance(found.value, Reference) else "="
-            text, source = f"{path}{equals}{_spell(found.value)}", found.layer_name
-        elif path in read.meta_factory_value:
-            text, source = f"{path}={_spell(read.meta_factory_value[path])}", "default"
-        elif param.default is not None:
-            text, source = f"{path}={_spell_default(param.default)}", "default"
-        else:
-            text, source = f"{path}=", "required" if path in read.missing_params else "unset"
-        enums = [member for member in _union_members(param.type) if isinstance(member, enum.EnumMeta)]
-        about = " ".join([*param.doc.split(), *(f"{e.__name__}: {', '.join(_choices(e))}." for e in enums)])
-        rows.append((text, f"{_type_text(param.type)} ({source})", about))
-    width = min(shutil.get_terminal_size((110, 24)).columns, 120)
-    column = min(max((len(text) for text, _, _ in rows), default=0), width - 40)
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    command = f"python -m {spec.name.removesuffix('.__main__')}" if spec else f"python {sys.argv[0]}"
-    lines = [f"Usage: {command} [key=value | --key=value | --key value] ...", ""]
-    lines += [*inspect.cleandoc(getattr(blueprint.target, "__doc__", None) or "").splitlines(), ""]
-    lines += ["A key of any depth may be shortened: ...batch_size=64. Lists: a,b. References: key@=other.key", ""]
-    for text, kind, about in rows:
-        lines.append(f"  {text:<{column}}  {kind}")
-        lines += textwrap.wrap(about, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    return "\n".join(lines)
-
-
-def _spell(value: Any) -> str:
-    """A value as one would type it on the command line."""
-    if isinstance(value, Reference):
-        return value.ref
-    if isinstance(value, Castable):
-        value = value.value
-    if isinstance(value, enum.Enum):
-        value = value.value
-    if isinstance(value, (list, tuple)) and value:
-        return ",".join(map(_spell, value))
-    return _type_text(value) if callable(value) else str(value)
-
-
-def _spell_default(default: Any) -> str:
-    if default.factory in (dict, list):
-        return str(default.factory())
-    if isinstance(default.factory, type):
-        return _type_text(default.factory)
-    return _spell(default.value) if default.factory is chz.util.MISSING else default.to_help_str()
-
-
-def _type_text(typ: Any) -> str:
-    """A type as one would speak of it: without modules, a Literal by its values."""
-    members = _union_members(typ)
-    if len(members) > 1:
-        return " | ".join(map(_type_text, members))
-    if typing.get_origin(typ) is typing.Literal:
-        return " | ".join(_choices(typ))
-    if typ in (None, types.NoneType):
-        return "None"
-    return re.sub(r"(\w+\.)*\w+[.:](?=\w)", "", chz.tiepin.type_repr(typ))
-
-
-def _union_members(typ: Any) -> tuple[Any, ...]:
-    return typing.get_args(typ) if typing.get_origin(typ) in (typing.Union, types.UnionType) else (typ,)
-
-
-def _choices(typ: Any) -> list[str]:
-    """All that can be given for a type, where that is a short list of words; else nothing."""
-    if typing.get_origin(typ) is typing.Literal:
-        return [str(value) for value in typing.get_args(typ)]
-    if isinstance(typ, type) and issubclass(typ, enum.Enum):
-        return [str(member.value) for member in typ]
-    if typ is bool:
-        return ["true", "false"]
-    if typ in (None, types.NoneType):
-        return ["None"]
-    if chz.is_chz(typ):
-        kinds = [typ, *typ.__subclasses__()]
-        for kind in kinds:
-            kinds += [kind for kind in kind.__subclasses__() if kind not in kinds]
-        return [*dict.fromkeys(kind.__name__ for kind in kinds), "module:Class"]
-    return []
-
-
-# ---- chz's private parts: it has no public way to read the layers of a blueprint or what is in its fields
-
-
-@dataclasses.dataclass(frozen=True)
-class _Applied:
-    """A value that was applied, by whom; as text where chz has yet to cast it."""
-
-    value: Any
-    layer_name: str
-
-
-def _layers(blueprint: chz.Blueprint[Any]) -> Layers:
-    return [(layer.layer_name or "recipe", layer.qualified | layer.wildcard) for layer in blueprint._arg_map._layers]
-
-
-def _applied(blueprint: chz.Blueprint[Any], path: str) -> _Applied | None:
-    """What counts of all that was applied to ``path``, by its name or by a wildcard."""
-    blueprint._arg_map.consolidate()
-    found = blueprint._arg_map.get_kv(path)
-    if found is None:
-        return None
-    value = found.value.value if isinstance(found.value, Castable) else found.value
-    return _Applied(value, found.layer_name or "recipe")
-
-
-def _layer_of(blueprint: chz.Blueprint[Any], path: str) -> str | None:
-    found = _applied(blueprint, path)
-    return found and found.layer_name
-
-
-def _read(blueprint: chz.Blueprint[Any]) -> Any:
-    """What chz makes of the blueprint without calling anything: ``all_params`` and ``missing_params`` by path."""
-    return blueprint._make_lazy()
-
-
-def _build(target: Any, layers: Layers, overrides: dict[str, Any] | None = None) -> chz.Blueprint[Any]:
-    blueprint = chz.Blueprint(target)
-    for name, values in layers:
-        blueprint.apply(values, layer_name=name)
-    return blueprint.apply(overrides or {}, layer_name=_COMMAND_LINE)

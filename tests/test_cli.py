@@ -624,10 +624,11 @@ def test_a_log_path_that_nothing_sets_is_set():
 RECIPE = """
 import sys
 from harness import cli
+from harness.supervised.provenance import recipe_name
 from tests.test_cli import blueprint
 
 if __name__ == "__main__":
-    cli.entrypoint(blueprint(), lambda config: print(cli.recipe_name(), config.max_steps))
+    cli.entrypoint(blueprint(), lambda config: print(recipe_name(), config.max_steps))
 """
 
 

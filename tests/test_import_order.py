@@ -23,6 +23,8 @@ ORDER = [
     ["harness.supervised.job"],
     ["harness.supervised.updates"],
     ["harness.supervised.train"],
+    ["harness.blueprints"],
+    ["harness.cli_text"],
     ["harness.cli"],
     ["harness.compare"],
     ["harness.commands"],

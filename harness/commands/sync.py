@@ -23,4 +23,4 @@ def command(runs: tuple[Path, ...], to: str | None) -> None:
         else:
             click.echo(f"{run_dir}: {result.num_points} points sent to run {result.run_id} at {result.tracking_uri}")
     if failures:
-        raise TrackingError("\n".join(failures))
+        raise TrackingError("; ".join(failures))
