@@ -1,6 +1,7 @@
 """A random Llama of two layers with a byte-level BPE tokenizer, made on the spot: a real model for the tests."""
 
 from pathlib import Path
+from typing import Any
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = (
@@ -15,15 +16,10 @@ user assistant system: a question, an answer, and another question. One two thre
 """
 
 
-def make_tiny_model(folder: Path) -> Path:
-    """Save the model and its tokenizer to ``folder``, in well under a second; the same bytes every time.
-
-    Returns:
-        ``folder``: a model name for the local backend and for ``get_tokenizer``.
-    """
-    import torch
+def make_tiny_tokenizer() -> Any:
+    """A byte-level BPE of 384 tokens with a chat template, the same every time."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -35,13 +31,25 @@ def make_tiny_model(folder: Path) -> Path:
         show_progress=False,
     )
     bpe.train_from_iterator([_TEXT], trainer)
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         bos_token="<|im_start|>",
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         chat_template=CHAT_TEMPLATE,
     )
+
+
+def make_tiny_model(folder: Path) -> Path:
+    """Save the model and its tokenizer to ``folder``, in well under a second; the same bytes every time.
+
+    Returns:
+        ``folder``: a model name for the local backend and for ``get_tokenizer``.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = make_tiny_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,

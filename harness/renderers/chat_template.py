@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 _MARKER = "\ue000"  # of the private use area
 _TODAY = datetime.datetime(2024, 7, 26)  # the day that Llama-3's template itself falls back to
+_DATE_CALL = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 
 
 class ChatTemplateRenderer(Renderer):
@@ -36,6 +38,9 @@ class ChatTemplateRenderer(Renderer):
                 f"{tokenizer.name_or_path} has no chat template: use renderer_name=role_colon, as for base models"
             )
         self._warned: set[str] = set()
+        self._template = _DATE_CALL.sub(lambda call: repr(_TODAY.strftime(call[2])), tokenizer.get_chat_template())
+        if "strftime_now(" in self._template:
+            self._warn("the chat template writes today's date: on another day the same data gives other tokens")
         question = [{"role": "user", "content": "?"}]
         self._header = self.generation_prompt(question).removeprefix(self._apply(question))
         self.end_of_turn = self._find_end_of_turn()
@@ -128,7 +133,7 @@ class ChatTemplateRenderer(Renderer):
                 list(messages),
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
-                strftime_now=_TODAY.strftime,
+                chat_template=self._template,
             )
         except (jinja2.TemplateError, TypeError, IndexError, KeyError) as error:
             raise RendererError(f"the chat template refuses this conversation: {error}") from error

@@ -28,7 +28,7 @@ INST = (
     "{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
     "{% else %}{{ ' ' + m['content'] + ' <|im_end|>' }}{% endif %}{% endfor %}"
 )
-DATED = "{{ strftime_now('%d %b %Y') + '\n' }}" + CHATML
+DATED = "{% if strftime_now is defined %}{{ strftime_now( '%d %b %Y') + '\n' }}{% endif %}" + CHATML
 
 TALK = [
     {"role": "user", "content": "how are you"},
@@ -138,6 +138,11 @@ def test_history_that_is_rendered_anew_is_refused(tokenizer):
 def test_the_same_tokens_on_every_day(tokenizer):
     example = renderer(tokenizer, DATED).build_supervised_example(TALK)
     assert tokenizer.decode(example.tokens).startswith("26 Jul 2024\n")
+
+
+def test_a_date_that_cannot_be_fixed_is_reported(tokenizer, caplog):
+    renderer(tokenizer, "{% set f = '%Y' %}{{ strftime_now(f) }}" + CHATML)
+    assert "on another day the same data gives other tokens" in caplog.text
 
 
 def test_what_a_template_refuses_is_an_error_with_its_words(tokenizer):

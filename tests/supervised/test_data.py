@@ -155,7 +155,7 @@ def test_the_fingerprint_is_of_the_conversations_not_of_the_file(builder, tmp_pa
     ("lines", "message"),
     [
         (['{"messages": [}'], r"d\.jsonl:1: not JSON"),
-        (["\n", "[1]"], r'd\.jsonl:2: found list, not an object with "messages"'),
+        (["", "[1]"], r'd\.jsonl:2: found list, not an object with "messages"'),
         (['{"prompt": "x"}'], r"d\.jsonl:1: no \"messages\" key; found \['prompt'\]"),
         (['{"messages": []}'], r"d\.jsonl:1: messages is empty"),
         (['{"messages": "hi"}'], r"d\.jsonl:1: messages must be a list"),
