@@ -260,7 +260,7 @@ class RunDir:
         """Log a checkpoint whose state is complete. The rows before it are made durable first: a record never
         outruns its row."""
         for name in (EVAL_EXAMPLES, METRICS):
-            sync_file(self / name)
+            sync_path(self / name)
         append_jsonl(self / CHECKPOINTS, [record.to_row()], sync=True)
 
     def supersede(self, from_step: int, attempt: int) -> None:
@@ -341,7 +341,7 @@ def append_jsonl(path: Path, rows: list[Row], *, sync: bool = False) -> None:
         finally:
             os.close(fd)
         if created and sync:
-            _sync_folder(path.parent)
+            sync_path(path.parent)
     except OSError as error:
         raise _cannot_write(path, error) from error
 
@@ -351,9 +351,9 @@ def write_json(path: Path, document: Row) -> None:
     _replace(path, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
 
 
-def sync_file(path: Path) -> None:
-    """Make what was appended to ``path`` durable."""
-    if path.exists():
+def sync_path(path: Path) -> None:
+    """Make a file's content, or a folder's list of names, durable; nothing where there is none."""
+    if path.exists() and not (os.name == "nt" and path.is_dir()):  # Windows cannot open a folder, and needs not
         fd = os.open(path, os.O_RDONLY)
         try:
             os.fsync(fd)
@@ -403,20 +403,11 @@ def _replace(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temp.replace(path)
-        _sync_folder(path.parent)
+        sync_path(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             temp.unlink(missing_ok=True)
         raise _cannot_write(path, error) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "nt":  # Windows cannot open a folder, and needs no fsync of one
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def _cannot_write(path: Path, error: OSError) -> RunDirError:

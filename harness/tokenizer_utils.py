@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import logging
 import os
 import shutil
@@ -114,7 +115,7 @@ def check_hub(model_name: str) -> None:
 
 def _from_pretrained(auto_class: Any, source: str, **options: Any) -> Any:
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             return auto_class.from_pretrained(source, **options)
     except (OSError, ValueError, ImportError) as error:
         what = auto_class.__name__.removeprefix("Auto")
@@ -149,7 +150,7 @@ def converted(gguf: Path, part: str, convert: Callable[[Path], None]) -> Path:
                 temp = folder.with_name(f".{part}.tmp")
                 shutil.rmtree(temp, ignore_errors=True)  # what a killed process left
                 temp.mkdir()
-                with _quiet_transformers():
+                with quiet_transformers():
                     convert(temp)
                 temp.rename(folder)
     except OSError as error:
@@ -164,21 +165,18 @@ def _cache() -> Path:
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
+    """Without the warnings and progress bars of transformers and what it calls; errors are raised as ever."""
     from transformers.utils import logging as transformers_logging
 
     verbosity = transformers_logging.get_verbosity()
-    progress_bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # the bars have no other switch
             warnings.simplefilter("ignore")
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)
-        if progress_bar:
-            transformers_logging.enable_progress_bar()
 
 
 def _first_line(error: BaseException) -> str:

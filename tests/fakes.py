@@ -73,7 +73,8 @@ class FakeClient:
         if self._die_after is not None and len(self.worked) >= self._die_after:
             raise Died
         future, name, request = self._queue.popleft()
-        future.value = request()
+        with np.errstate(all="ignore"):  # what is not finite shows in the answer
+            future.value = request()
         future.done = True
         self.worked.append(name)
 

@@ -65,7 +65,8 @@ class Backend:
     """Whether a request more costs nothing but time, so that the time a run takes can be measured beforehand."""
 
     def check(self, model_name: str) -> None:
-        """Raise BackendError at once where this backend cannot run here; loads nothing."""
+        """Raise BackendError where this backend cannot run here, ConfigError for an option or a model that is not
+        there, at once: loads nothing."""
         raise NotImplementedError
 
     def numerics(self) -> dict[str, Any]:
@@ -94,7 +95,8 @@ class Backend:
 
         Raises:
             CheckpointDamagedError: where ``state_path`` is not what was saved.
-            BackendError: for a model or checkpoint that is not there.
+            BackendError: for a checkpoint that is not there, or another LoRA's.
+            ConfigError: for a model that is not there.
         """
         raise NotImplementedError
 

@@ -20,29 +20,27 @@ if TYPE_CHECKING:
 
 
 class Attempt:
-    """A context in which a run is trained. Without :meth:`begin` it only lets the mirror catch up."""
+    """A context in which a run is trained: its end is logged, whatever ends it."""
 
     ledger: Ledger
 
     def __init__(self, run: RunDir, config: Config, console: Console):
         self._run = run
+        self._config = config
         self._console = console
         self._begun = False
-        destination = Destination.of({"config": to_json(config)}, config.tracking_uri)  # which to_json redacts
-        self._mirror = LiveMirror(run, destination) if config.mirror else None
-        self.number = sum(row["event"] == "start" for row in run.attempts()) + 1
+        self._mirror: LiveMirror | None = None
 
     def __enter__(self) -> Attempt:
-        if self._mirror:
-            self._mirror.start()
         return self
 
     def begin(self, resumed_from: CheckpointRecord | None) -> None:
-        """Log that training starts, from a checkpoint or from nothing, and open the ledger."""
+        """Log that training starts, from a checkpoint or from nothing; open the ledger; start the mirror."""
+        self._number = sum(row["event"] == "start" for row in self._run.attempts()) + 1
         next_step = resumed_from.step if resumed_from else 0
         self._run.append_attempt(
             {
-                "attempt": self.number,
+                "attempt": self._number,
                 "event": "start",
                 "ts": now_ms(),
                 "argv": redact_argv(sys.argv),
@@ -51,7 +49,15 @@ class Attempt:
             }
         )
         self._begun = True
-        self.ledger = Ledger(self._run, next_step=next_step, attempt=self.number)
+        self.ledger = Ledger(self._run, next_step=next_step, attempt=self._number)
+        self.start_mirror()
+
+    def start_mirror(self) -> None:
+        """Let MLflow follow the run's files, unless the config says not to."""
+        if self._config.mirror:
+            document = {"config": to_json(self._config)}
+            self._mirror = LiveMirror(self._run, Destination.of(document, self._config.tracking_uri))  # not redacted
+            self._mirror.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -71,5 +77,5 @@ class Attempt:
                 self._console.print(f"MLflow: {where}")
 
     def _log_end(self, state: str, error: str | None) -> None:
-        row: dict[str, Any] = {"attempt": self.number, "event": "end", "ts": now_ms(), "state": state, "error": error}
+        row: dict[str, Any] = {"attempt": self._number, "event": "end", "ts": now_ms(), "state": state, "error": error}
         self._run.append_attempt(row | {"verified_rows": self.ledger.num_verified, "exact": self.ledger.exact})

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import datasets
     import tinker
 
+    from harness.supervised.datum import ConversationDatum
+
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
@@ -34,7 +36,7 @@ def conversation_to_datum(
     train_on_what: TrainOnWhat | None = None,
     *,
     conversation: Sequence[Message] | None = None,
-) -> tinker.Datum:
+) -> ConversationDatum:
     """A conversation as a training datum.
 
     Args:

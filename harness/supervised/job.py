@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from harness import run_dir
 from harness.backends.base import Backend, TrainingClient
 from harness.exceptions import CheckpointDamagedError
 from harness.run_dir import CheckpointRecord, Row, RunDir
 from harness.supervised import provenance
-from harness.supervised.attempt import Attempt
 from harness.supervised.batches import Batches, Position
 from harness.supervised.evaluators import NLLEvaluator, nll_evaluators
 from harness.supervised.progress import duration
@@ -127,34 +127,32 @@ def restore(run: RunDir, config: Config, job: Job) -> Restored:
     raise AssertionError("starting anew needs no checkpoint")
 
 
-async def announce(config: Config, job: Job, restored: Restored, attempt: Attempt, console: Console) -> None:
+async def announce(run: RunDir, config: Config, job: Job, restored: Restored, console: Console) -> None:
     """Say how much is to do and how long it may take."""
-    left = job.total_steps - restored.step
+    if restored.checkpoint:
+        beyond = sum(row[run_dir.STEP] >= restored.step and run_dir.TRAIN_NLL in row for row in run.metrics())
+        replayed = f"; {beyond} steps trained beyond it are made again and compared" if beyond else ""
+        console.print(f"resuming at step {restored.step} from checkpoint {restored.checkpoint.name}{replayed}")
     expected = ""
     if job.survey and config.backend.measures_time:
         seconds = await _expected_seconds(config, job, job.survey, restored.client)
         expected = f", about {duration(seconds)}"
-    if restored.checkpoint:
-        replayed = attempt.ledger.num_to_replay
-        console.print(
-            f"resuming at step {restored.step} from checkpoint {restored.checkpoint.name}"
-            + (f"; {replayed} steps trained beyond it are made again and compared" if replayed else "")
-        )
-    console.print(f"{left} steps to train of {job.total_steps}{expected}")
+    console.print(f"{job.total_steps - restored.step} steps to train of {job.total_steps}{expected}")
 
 
 async def _expected_seconds(config: Config, job: Job, survey: Survey, client: TrainingClient) -> float:
-    """From the time that one example takes forward, the second time; a LoRA update takes about 2.5 times as long."""
-    shown = [survey.shown]
-    await client.forward(shown, "cross_entropy").result_async()
-    started = time.monotonic()
-    await client.forward(shown, "cross_entropy").result_async()
-    a_token = (time.monotonic() - started) / shown[0].model_input.length
+    """From the time that one example takes forward, once warm; an update takes a token about 3.5 times as long."""
+    times = []
+    for _ in range(4):
+        started = time.monotonic()
+        await client.forward([survey.shown], "cross_entropy").result_async()
+        times.append(time.monotonic() - started)
+    a_token = min(times) / survey.shown.model_input.length
     tokens_an_epoch = survey.num_tokens * survey.num_examples / survey.num_sampled
     trained = tokens_an_epoch / job.batches.steps_per_epoch * job.total_steps
     tested = sum(e.scorer.num_tokens for e in job.evaluators)
     num_evaluations = job.total_steps // config.eval_every + 1 if job.evaluators else 0
-    return a_token * (2.5 * trained + num_evaluations * tested)
+    return a_token * (3.5 * trained + num_evaluations * tested)
 
 
 def _total_steps(config: Config, batches: Batches) -> int:

@@ -46,11 +46,6 @@ class Ledger:
         self.exact: bool | None = None
 
     @property
-    def num_to_replay(self) -> int:
-        """Training rows of an earlier attempt that are still to be held against new ones."""
-        return sum(run_dir.BATCH_DIGEST in row for row in self._recorded.values())
-
-    @property
     def best_step(self) -> int | None:
         return min(self._tested, key=self._tested.__getitem__, default=None)
 

@@ -121,8 +121,9 @@ async def main(config: Config) -> None:
     with run.lock(), logging_to(run / run_dir.LOG, console):
         if run.is_finished():
             console.print(f"{run}: complete, nothing to train")
-            with Attempt(run, config, console):
-                return  # the mirror catches up
+            with Attempt(run, config, console) as attempt:
+                attempt.start_mirror()  # it may have something to catch up on
+            return
         await _train(run, config, console)
     console.print(f"done: {run}\ncompare runs with: python -m harness compare {run} …")
 
@@ -134,8 +135,8 @@ async def _train(run: RunDir, config: Config, console: Console) -> None:
 
     job = prepare(run, config, console)
     with Attempt(run, config, console) as attempt, contextlib.closing(restore(run, config, job)) as restored:
+        await announce(run, config, job, restored, console)
         attempt.begin(restored.checkpoint)
-        await announce(config, job, restored, attempt, console)
         updates = Updates(run, config, job, restored.client, attempt.ledger)
         step, position = restored.step, restored.position
         under_way: deque[Update] = deque()

@@ -120,9 +120,8 @@ def test_a_token_is_cut_where_it_would_join_a_prompt_and_its_answer(tokenizer):
 def test_a_prompt_that_opens_a_think_is_reported_once(tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
         rendering = renderer(tokenizer, OPEN_THINK)
-        for _ in range(3):
-            example = rendering.build_supervised_example(TALK)
-    assert trained(tokenizer, example) == ["fine, thanks<|im_end|>", "bye<|im_end|>"]
+        examples = [rendering.build_supervised_example(TALK) for _ in range(3)]
+    assert trained(tokenizer, examples[0]) == ["fine, thanks<|im_end|>", "bye<|im_end|>"]
     assert [r.getMessage() for r in caplog.records].count(
         f"{tokenizer.name_or_path}: the template's generation prompt ends in '<think>\\n', which its rendering of a "
         "finished conversation does not have"

@@ -99,8 +99,8 @@ def test_a_hugging_face_dataset():
     )
     assert len(dataset) == 2
     assert [d.model_input.to_ints() for d in dataset.get_batch(1)] == [[*b"p22"], [*b"p33"]]
-    same = SupervisedDatasetFromHFDataset(hf_dataset.select(range(5)), 3, map_fn=byte_datum)
-    other = SupervisedDatasetFromHFDataset(hf_dataset.select([1, 0, 2, 3, 4]), 3, map_fn=byte_datum)
+    same = SupervisedDatasetFromHFDataset(hf_dataset.select(range(5)), 3, map_fn=lambda row: byte_datum(row["prompt"]))
+    other = SupervisedDatasetFromHFDataset(hf_dataset.select([1, 0, 2, 3, 4]), 3, map_fn=lambda row: byte_datum("ab"))
     assert same.fingerprint() == dataset.fingerprint() != other.fingerprint()
 
 

@@ -25,6 +25,7 @@ class LocalBackend(Backend):
     """Train a LoRA on every linear layer but the head, with torch in this process."""
 
     name: ClassVar[str] = "local"
+    measures_time: ClassVar[bool] = True
 
     dtype: str | None = chz.field(
         default=None,
@@ -32,7 +33,7 @@ class LocalBackend(Backend):
     )
     num_threads: int | None = chz.field(default=None, doc="Threads of torch. None: torch's own choice.")
     micro_batch_tokens: int = chz.field(
-        default=2048, doc="Most tokens, padding included, that go through the model at once. Bounds the memory."
+        default=1024, doc="Most tokens, padding included, that go through the model at once. Bounds the memory."
     )
     lora_alpha: int = chz.field(default=32, doc="The LoRA's output is scaled by lora_alpha / lora_rank. 32 as Tinker.")
 

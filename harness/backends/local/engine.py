@@ -206,7 +206,7 @@ class Engine:
 
     def _adapter_config(self) -> bytes:
         """adapter_config.json as PEFT writes it, the same bytes in every process."""
-        config = copy.copy(self._model.peft_config["default"])
+        config: Any = copy.copy(self._model.peft_config["default"])
         config.base_model_name_or_path = self.model_name  # not where this machine keeps its weights
         config.target_modules = sorted(config.target_modules)  # a set's order differs between processes
         with tempfile.TemporaryDirectory() as folder:

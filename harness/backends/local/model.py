@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.exceptions import ConfigError
 from harness.model_info import packaged_gguf
-from harness.tokenizer_utils import converted, from_pretrained, local_folder
+from harness.tokenizer_utils import converted, from_pretrained, local_folder, quiet_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ def load_lora_model(
     config = LoraConfig(
         task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", target_modules="all-linear"
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), quiet_transformers():
         torch.manual_seed(seed)
         model = get_peft_model(base, config, autocast_adapter_dtype=True)
     return model.eval()

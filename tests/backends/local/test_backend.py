@@ -1,0 +1,125 @@
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.backends.local.backend import LocalBackend
+from harness.backends.local.torch_setup import best_dtype
+from harness.exceptions import BackendError, ConfigError
+from harness.model_info import PACKAGED_MODELS
+from tests.backends.local.support import make_client
+
+ROOT = Path(__file__).parents[3]
+
+
+def run_python(code: str, *arguments: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], check=True, cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def test_without_torch_or_peft(tiny_model: Path):
+    code = """
+import importlib.util, sys
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name in {missing} else find_spec(name, *rest)
+from harness.backends.local.backend import LocalBackend
+from harness.exceptions import BackendError
+try:
+    LocalBackend().check(sys.argv[1])
+except BackendError as error:
+    print(error)
+"""
+    for missing, named in ((["torch"], "torch"), (["torch", "peft"], "torch, peft")):
+        said = run_python(code.replace("{missing}", repr(missing)), str(tiny_model))
+        assert said == f"backend=local needs {named}: pip install 'sft-harness[local]'"
+
+
+def test_checking_loads_nothing_heavy(tiny_model: Path):
+    code = """
+import sys
+from harness.backends.local.backend import LocalBackend
+LocalBackend().check(sys.argv[1])
+print(sorted({"torch", "peft", "transformers", "tinker"} & sys.modules.keys()))
+"""
+    assert run_python(code, str(tiny_model)) == "[]"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "float16"}, "backend.dtype=float16: bfloat16 or float32"),
+        ({"num_threads": 0}, "backend.num_threads=0: must be at least 1"),
+        ({"micro_batch_tokens": 0}, "backend.micro_batch_tokens=0: must be at least 1"),
+        ({"lora_alpha": -1}, "backend.lora_alpha=-1: must be at least 1"),
+    ],
+)
+def test_options_that_cannot_be(tiny_model: Path, options: dict, message: str):
+    with pytest.raises(ConfigError) as error:
+        LocalBackend(**options).check(str(tiny_model))
+    assert str(error.value) == message
+
+
+def test_models_that_are_not_there(tiny_model: Path, tmp_path: Path):
+    LocalBackend().check(str(tiny_model))
+    LocalBackend().check("Qwen/Qwen3-8B")  # a hub id: known only when it is asked for
+    with pytest.raises(ConfigError) as error:
+        LocalBackend().check("./nothing")
+    assert str(error.value) == "model './nothing': no such folder: check the path"
+    with pytest.raises(ConfigError) as error:
+        LocalBackend().check(str(tmp_path))
+    assert str(error.value) == f"model '{tmp_path}': no config.json in this folder: give the folder of a model"
+
+
+def test_numerics_name_all_that_changes_the_numbers():
+    numerics = LocalBackend(dtype="float32", num_threads=3, micro_batch_tokens=77, lora_alpha=5).numerics()
+    assert numerics == {
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "dtype": "float32",
+        "num_threads": 3,
+        "micro_batch_tokens": 77,
+        "lora_alpha": 5,
+    }
+    default = LocalBackend().numerics()
+    assert default["dtype"] == best_dtype(default["device"])
+    assert default["num_threads"] == torch.get_num_threads()
+
+
+def test_the_recorded_numerics_win_over_the_options(tiny_model: Path, tmp_path: Path):
+    recorded = LocalBackend(dtype="bfloat16", num_threads=1, micro_batch_tokens=77, lora_alpha=5).numerics()
+    client = make_client(tiny_model, tmp_path, dtype="float32", lora_alpha=32, numerics=recorded)
+    engine = client._engine
+    client.close()
+    assert engine._micro_batch_tokens == 77
+    assert engine._model.dtype == torch.bfloat16
+    assert engine._model.peft_config["default"].lora_alpha == 5  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_another_machine_is_warned_of(tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    numerics = LocalBackend(dtype="float32", num_threads=1).numerics() | {"torch": "1.0"}
+    with caplog.at_level(logging.WARNING, logger="harness"):
+        make_client(tiny_model, tmp_path, numerics=numerics).close()
+    assert caplog.messages == [f"torch is {torch.__version__}, the run was started on 1.0: last digits may differ"]
+
+
+def test_a_packaged_model_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from harness.backends.local import model as model_room
+
+    (name,) = PACKAGED_MODELS
+    try:
+        LocalBackend().check(name)
+    except BackendError:
+        pytest.skip("its package is not installed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = Path(model_room.local_model_path(name))
+    assert folder.parent.parent == tmp_path / "sft-harness" / "models"
+    monkeypatch.setattr(model_room, "_convert", lambda gguf, folder: pytest.fail("converted again"))
+    assert model_room.local_model_path(name) == str(folder)
+    loaded = model_room._load(str(folder), torch.float32)
+    assert loaded.num_parameters() == 134_515_008
+    assert not hasattr(loaded.config, "quantization_config")
