@@ -235,7 +235,8 @@ class RunDir:
             lock.release()
             if made and not self.exists():  # nothing was started: leave nothing behind
                 with contextlib.suppress(OSError):
-                    (self / _LOCK).unlink(missing_ok=True)
+                    for name in (_LOCK, LOG):
+                        (self / name).unlink(missing_ok=True)
                     self.path.rmdir()
 
     def write_config(self, document: Row) -> None:

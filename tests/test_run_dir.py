@@ -86,8 +86,17 @@ def test_one_writer_at_a_time_and_the_lock_is_released_on_return_and_exception(r
 
 def test_a_lock_that_starts_nothing_leaves_no_directory_behind(run):
     with pytest.raises(ValueError), run.lock():
+        (run / run_dir.LOG).write_text("warning")
         raise ValueError
     assert not run.path.exists()
+
+
+def test_a_lock_that_starts_nothing_leaves_a_folder_of_the_user_s_as_it_is(run):
+    run.path.mkdir()
+    (run / run_dir.LOG).write_text("mine")
+    with pytest.raises(ValueError), run.lock():
+        raise ValueError
+    assert (run / run_dir.LOG).read_text() == "mine"
 
 
 def test_a_path_that_cannot_be_a_directory(tmp_path):

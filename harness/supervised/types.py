@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import chz
 
-from harness.renderers import Renderer, TrainOnWhat, get_renderer
+from harness.renderers import Renderer, TrainOnWhat, check_renderer_name, get_renderer
 from harness.tokenizer_utils import get_tokenizer
 
 if TYPE_CHECKING:
@@ -97,4 +97,5 @@ class ChatDatasetBuilder(SupervisedDatasetBuilder):
 
 @functools.lru_cache(maxsize=8)
 def _renderer(renderer_name: str, model_name: str) -> Renderer:
+    check_renderer_name(renderer_name)  # before the tokenizer loads
     return get_renderer(renderer_name, get_tokenizer(model_name))
