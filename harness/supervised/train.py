@@ -116,9 +116,9 @@ async def main(config: Config) -> None:
     config = _with_batch_size(config)
     config.backend.check(config.model_name)
     run = RunDir(config.log_path)
-    if run.exists():
-        provenance.check_same_config(run, config)
     with run.lock(), logging_to(run / run_dir.LOG, console):
+        if run.exists():
+            provenance.check_same_config(run, config)
         if run.is_finished():
             console.print(f"{run}: complete, nothing to train")
             with Attempt(run, config, console) as attempt:
