@@ -23,7 +23,7 @@ check: .venv/dev.stamp  ## style, types, import order
 e2e: .venv/dev.stamp .venv/demo.stamp  ## the real model, MLflow and SIGKILL
 	$(BIN)/pytest -p no:cacheprovider -o addopts= -q tests/e2e
 
-ui:  ## the MLflow UI over mlruns/
+ui: .venv/base.stamp  ## the MLflow UI over mlruns/
 	$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(CURDIR)/mlruns/mlflow.db" --host 127.0.0.1 --port 5000
 
 .venv/base.stamp: pyproject.toml constraints.txt

@@ -42,6 +42,7 @@ def build_config_blueprint() -> chz.Blueprint[train.Config]:
             "num_epochs": 1,
             "lora_rank": 32,
             "eval_every": 8,
+            "save_every": 5,
             "experiment": "sl_basic",
         }
     )

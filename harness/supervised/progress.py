@@ -17,7 +17,7 @@ class ProgressDisplay:
         self._total = total_steps
         self._first = next_step
         self._started = time.monotonic()
-        self._shown = ""
+        self._tested = ""  # what the last evaluation said
         self._bar: Progress | None = None
         if console.is_terminal:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[shown]}"), TimeRemainingColumn())
@@ -36,21 +36,24 @@ class ProgressDisplay:
     def update(self, row: Row) -> None:
         """Show a row: a step that was trained, or the last evaluation."""
         step = row[run_dir.STEP]
-        parts = []
-        if run_dir.TRAIN_NLL in row:
-            parts.append(f"train {row[run_dir.TRAIN_NLL]:.4f}")
-        parts += [f"{key.removesuffix('/nll')} {row[key]:.4f}" for key in row if run_dir.is_test_nll(key)]
-        if row.get(run_dir.TIME_STEP):
-            parts.append(f"{row[run_dir.NUM_TOKENS] / row[run_dir.TIME_STEP]:,.0f} tokens/s")
-        done = step + (run_dir.TRAIN_NLL in row)
+        is_trained = run_dir.TRAIN_NLL in row
+        train = f"train {row[run_dir.TRAIN_NLL]:.4f}" if is_trained else ""
+        test = "  ".join(f"{key.removesuffix('/nll')} {row[key]:.4f}" for key in row if run_dir.is_test_nll(key))
+        speed = f"{row[run_dir.NUM_TOKENS] / row[run_dir.TIME_STEP]:,.0f} tokens/s" if is_trained else ""
+        done = step + is_trained
         if self._bar:
-            self._bar.update(self._task, completed=done, shown="  ".join(parts))
-            if any(map(run_dir.is_test_nll, row)):
-                self._bar.console.print(f"step {step}  " + "  ".join(parts[:-1] or parts), highlight=False)
+            self._tested = test or self._tested
+            self._bar.update(self._task, completed=done, shown=_joined(train, self._tested, speed))
+            if test:
+                self._bar.console.print(_joined(f"step {step}", train, test))
         else:
             left = (time.monotonic() - self._started) / max(1, done - self._first) * (self._total - done)
-            parts.append(f"{duration(left)} left" if done < self._total else "")
-            self._console.print(f"step {step}/{self._total}  " + "  ".join(filter(None, parts)), highlight=False)
+            remaining = f"{duration(left)} left" if done < self._total else ""
+            self._console.print(_joined(f"step {step}/{self._total}", train, test, speed, remaining))
+
+
+def _joined(*parts: str) -> str:
+    return "  ".join(filter(None, parts))
 
 
 def duration(seconds: float) -> str:
