@@ -23,9 +23,9 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from harness.exceptions import RunDirError
+from harness.files import Row, append_jsonl, cut_torn_line, read_jsonl, rewrite_jsonl, sync_path, write_json
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -52,8 +52,6 @@ TRAIN_BPB = "train_mean_bpb"  # bits per byte of text
 TIME_STEP = "time/step"  # seconds between this row and the one before
 TIME_DATA = "time/data"  # seconds that the loop waited for the batch
 TIME_EVAL = "time/eval"  # seconds from asking for the evaluation to its result
-
-Row = dict[str, Any]
 
 
 def test_key(set_name: str, metric: str) -> str:
@@ -229,7 +227,7 @@ class RunDir:
             raise RunDirError(f"{self}: cannot be written ({error.strerror}): choose another log_path") from None
         try:
             for name in (METRICS, CHECKPOINTS, EVAL_EXAMPLES, ATTEMPTS):
-                _cut_torn_line(self / name)
+                cut_torn_line(self / name)
             yield
         finally:
             lock.release()
@@ -277,14 +275,14 @@ class RunDir:
             aside = self / name.replace(".jsonl", ".superseded.jsonl")
             there = read_jsonl(aside)
             append_jsonl(aside, [row for row in moved if row not in there], sync=True)
-            _rewrite_jsonl(self / name, kept)
+            rewrite_jsonl(self / name, kept)
 
     def cut_eval_examples(self, from_step: int) -> None:
         """Drop evaluations whose metrics row a crash prevented: they are about to be made again."""
         rows = self.eval_examples()
         kept = [row for row in rows if row[STEP] < from_step]
         if len(kept) < len(rows):
-            _rewrite_jsonl(self / EVAL_EXAMPLES, kept)
+            rewrite_jsonl(self / EVAL_EXAMPLES, kept)
 
 
 def find_runs(paths: list[str] | list[Path]) -> list[RunDir]:
@@ -303,113 +301,3 @@ def find_runs(paths: list[str] | list[Path]) -> list[RunDir]:
             raise RunDirError(f"{path}: no run in it (a run directory holds {CONFIG} and {METRICS})")
         runs += [RunDir(p) for p in found if RunDir(p).path not in {r.path for r in runs}]
     return runs
-
-
-# ---- files
-
-
-def read_jsonl(path: Path) -> list[Row]:
-    """Every whole line of a JSONL file; a missing file has none, a torn last line is dropped.
-
-    Raises:
-        RunDirError: for a line that is not a JSON object and is not the last.
-    """
-    return _parse_jsonl(path)[0]
-
-
-def append_jsonl(path: Path, rows: list[Row], *, sync: bool = False) -> None:
-    """Append rows in one write; where the disk is full the file is cut back to what it was.
-
-    Raises:
-        RunDirError: where they cannot be written.
-    """
-    if not rows:
-        return
-    data = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
-    created = not path.exists()
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            before = os.fstat(fd).st_size
-            try:
-                if os.write(fd, data) != len(data):
-                    raise OSError(28, "No space left on device")
-                if sync:
-                    os.fsync(fd)
-            except OSError:
-                os.ftruncate(fd, before)
-                raise
-        finally:
-            os.close(fd)
-        if created and sync:
-            sync_path(path.parent)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-
-
-def write_json(path: Path, document: Row) -> None:
-    """Write a JSON document whole or not at all: temp, fsync, rename."""
-    _replace(path, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
-
-
-def sync_path(path: Path) -> None:
-    """Make a file's content, or a folder's list of names, durable; nothing where there is none."""
-    if path.exists() and not (os.name == "nt" and path.is_dir()):  # Windows cannot open a folder, and needs not
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
-def _rewrite_jsonl(path: Path, rows: list[Row]) -> None:
-    if path.exists():
-        _replace(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode())
-
-
-def _parse_jsonl(path: Path) -> tuple[list[Row], int]:
-    """The rows of the file and the length in bytes of the part that they fill."""
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        return [], 0
-    rows: list[Row] = []
-    end = 0
-    lines = raw.split(b"\n")
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is nothing, or torn
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError(f"found {type(row).__name__}, not an object")
-        except ValueError as error:
-            if number == len(lines) - 1:  # torn as well: a power cut can leave zeros and a newline
-                break
-            raise RunDirError(f"{path}:{number}: not a JSON row ({error}): remove or mend that line") from None
-        rows.append(row)
-        end += len(line) + 1
-    return rows, end
-
-
-def _cut_torn_line(path: Path) -> None:
-    _, end = _parse_jsonl(path)
-    if path.exists() and end < path.stat().st_size:
-        os.truncate(path, end)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temp = path.with_name(f".{path.name}.tmp")
-    try:
-        with temp.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temp.replace(path)
-        sync_path(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temp.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> RunDirError:
-    return RunDirError(f"{path}: cannot be written ({error.strerror}): make room, then run the same command again")

@@ -11,12 +11,12 @@ HARNESS = ROOT / "harness"
 # A module may import what stands on a line above its own, and its own package.
 ORDER = [
     ["harness.exceptions", "harness.lr_schedules"],
-    ["harness.config_io"],
+    ["harness.config_io", "harness.files"],
     ["harness.run_dir", "harness.model_info"],
     ["harness.tokenizer_utils"],
     ["harness.renderers", "harness.backends", "harness.tracking"],
     ["harness.supervised.types", "harness.supervised.datum"],
-    ["harness.supervised.data", "harness.supervised.batches", "harness.supervised.survey"],
+    ["harness.supervised.config", "harness.supervised.data", "harness.supervised.batches", "harness.supervised.survey"],
     ["harness.supervised.evaluators", "harness.supervised.provenance"],
     ["harness.supervised.logs", "harness.supervised.progress", "harness.supervised.replay"],
     ["harness.supervised.attempt", "harness.supervised.job"],
@@ -29,7 +29,7 @@ ORDER = [
     ["harness.commands"],
     ["harness.__main__"],
 ]
-COMPARE_MAY = {"harness.run_dir", "harness.exceptions", "harness.config_io", "harness.compare"}
+COMPARE_MAY = {"harness.run_dir", "harness.files", "harness.exceptions", "harness.config_io", "harness.compare"}
 HEAVY = {  # and the only places that may import it, at whatever depth
     "torch": "harness.backends.local",
     "peft": "harness.backends.local",

@@ -1,12 +1,11 @@
-import json
 import multiprocessing
-import os
 
 import pytest
 
 from harness import run_dir
 from harness.exceptions import RunDirError
-from harness.run_dir import CheckpointRecord, RunDir, append_jsonl, find_runs, read_jsonl, write_json
+from harness.files import append_jsonl, read_jsonl, write_json
+from harness.run_dir import CheckpointRecord, RunDir, find_runs
 
 
 @pytest.fixture
@@ -33,27 +32,6 @@ def test_zeros_that_a_power_cut_left_are_a_torn_line(run):
     with run.lock():
         run.append_metrics({"step": 1})
     assert run.metrics() == [{"step": 0}, {"step": 1}]
-
-
-def test_a_bad_line_that_is_not_the_last_is_an_error_that_names_it(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\nnot json\n{"step": 2}\n')
-    with pytest.raises(RunDirError, match=r"metrics\.jsonl:2: not a JSON row"):
-        read_jsonl(tmp_path / "metrics.jsonl")
-
-
-def test_nan_never_reaches_a_file(tmp_path):
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        append_jsonl(tmp_path / "metrics.jsonl", [{"train_mean_nll": float("nan")}])
-
-
-def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
-    file = tmp_path / "metrics.jsonl"
-    append_jsonl(file, [{"step": 0}])
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:5]))  # what a full disk does: it writes a part
-    with pytest.raises(RunDirError, match=r"cannot be written \(No space left on device\): make room"):
-        append_jsonl(file, [{"step": 1}])
-    assert file.read_text() == '{"step": 0}\n'
 
 
 def _try_to_lock(path, answer):
@@ -155,12 +133,3 @@ def test_find_runs_in_folders_and_not_in_checkpoints(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunDirError, match="no run in it"):
         find_runs([tmp_path / "empty"])
-
-
-def test_a_json_document_is_replaced_whole(tmp_path):
-    file = tmp_path / "mirror.json"
-    write_json(file, {"a": 1})
-    with pytest.raises(ValueError):
-        write_json(file, {"a": float("inf")})
-    assert json.loads(file.read_text()) == {"a": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["mirror.json"]

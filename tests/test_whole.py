@@ -64,7 +64,7 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     make_tiny_model(folder / "tiny")
     (folder / "script.py").write_text(SCRIPT)
-    words = "paris sea wind fox dog poem one two three four".split()
+    words = ["paris", "sea", "wind", "fox", "dog", "poem", "one", "two", "three", "four"]
     with (folder / "data.jsonl").open("w") as file:
         for i in range(24):
             asked, answered = words[i % 10], " ".join([words[(i * 3 + 1) % 10]] * 3)
@@ -92,7 +92,8 @@ def test_a_seed_s_script_trains_tracks_and_compares(folder):
     other = run_script(folder, "log_path=other", "learning_rate=1e-3")
     assert other.returncode == 0, other.stderr
     summary = summarise(load_runs([folder / "training", folder / "other"]))
-    assert summary["best_test_nll"]["training"] < summary["best_test_nll"]["other"]
+    best = summary["best_test_nll"].to_dict()
+    assert best["training"] < best["other"]
 
     again = run_script(folder)
     assert again.returncode == 0

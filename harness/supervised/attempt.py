@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import sys
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from harness.config_io import redact, redact_argv, to_json
 from harness.run_dir import CheckpointRecord, RunDir
+from harness.supervised.config import Config
 from harness.supervised.provenance import now_ms
 from harness.supervised.replay import Ledger
-from harness.tracking.mlflow_mirror import Destination, LiveMirror
-
-if TYPE_CHECKING:
-    from harness.supervised.train import Config
+from harness.tracking.live_mirror import LiveMirror
+from harness.tracking.mlflow_store import Destination
 
 
 class Attempt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -15,13 +15,11 @@ from harness.exceptions import CheckpointDamagedError
 from harness.run_dir import CheckpointRecord, Row, RunDir
 from harness.supervised import provenance
 from harness.supervised.batches import Batches, Position
+from harness.supervised.config import Config
 from harness.supervised.evaluators import NLLEvaluator, nll_evaluators
 from harness.supervised.progress import duration
 from harness.supervised.survey import Survey, coloured, survey
 from harness.tokenizer_utils import get_tokenizer
-
-if TYPE_CHECKING:
-    from harness.supervised.train import Config
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tinker
 
@@ -14,12 +14,10 @@ from harness.backends.base import Future, Saved, TrainingClient
 from harness.lr_schedules import lr_multiplier
 from harness.run_dir import CheckpointRecord, Row, RunDir
 from harness.supervised.batches import Batch, Position
+from harness.supervised.config import Config
 from harness.supervised.job import Job
 from harness.supervised.provenance import now_ms
 from harness.supervised.replay import Ledger
-
-if TYPE_CHECKING:
-    from harness.supervised.train import Config
 
 
 @dataclass(frozen=True)

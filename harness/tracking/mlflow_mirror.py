@@ -1,7 +1,7 @@
 """Run directory -> MLflow run: a mirror that can be made again, by one code path for live runs and finished ones.
 
-:meth:`Mirror.send` sends what MLflow lacks. :class:`LiveMirror` calls it about every second from a thread while
-training appends to the files; :func:`sync` calls it once. Sending again is harmless: a point in MLflow is the
+:meth:`Mirror.send` sends what MLflow lacks. ``live_mirror`` calls it about every second from a thread while training
+appends to the files; :func:`sync` calls it once. Sending again is harmless: a point in MLflow is the
 tuple (run, key, step, timestamp, value), every row carries its own timestamp, and an exact resend is dropped. The
 cursor in mirror.json only saves the work. One run directory is one MLflow run, found again by the tag
 ``harness.run_id`` where mirror.json was lost.
@@ -14,15 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config_io import flatten, redact
-from harness.exceptions import HarnessError, TrackingError
+from harness.exceptions import TrackingError
 from harness.run_dir import ATTEMPTS, CHECKPOINTS, CONFIG, EVAL_EXAMPLES, METRICS, MIRROR, STEP, TS, Row, RunDir
 from harness.tracking import mlflow_store, mlflow_tags
 from harness.tracking.mlflow_store import Destination, one_line_errors
@@ -30,8 +28,6 @@ from harness.tracking.mlflow_store import Destination, one_line_errors
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-log = logging.getLogger("harness.tracking")
 
 _ARTIFACTS = (CONFIG, METRICS, CHECKPOINTS, EVAL_EXAMPLES, ATTEMPTS)
 _ROWS_PER_CALL = 50  # the cursor moves after each call
@@ -41,8 +37,6 @@ _PARAM_LENGTH = 6000
 _TAG_LENGTH = 8000
 _KEY_LENGTH = 250
 _LOCK_SECONDS = 60
-_THREAD = "mlflow-mirror"
-_ROWS_PER_SECOND = 5_000  # a pass reads every row again: in a long run it pauses longer than the interval
 
 
 class Mirror:
@@ -232,84 +226,6 @@ class Mirror:
         self._run_dir.write_mirror(self._document)
 
 
-class LiveMirror:
-    """Mirrors a run while it is trained, from a thread of its own. It warns and never raises: training goes on."""
-
-    def __init__(
-        self,
-        run_dir: RunDir,
-        destination: Destination,
-        *,
-        interval: float = 1.0,
-        max_interval: float = 60.0,
-        patience: float = 20.0,
-    ):
-        """
-        Args:
-            interval: Seconds between passes.
-            max_interval: Seconds to which the interval is doubled while MLflow is in trouble.
-            patience: Seconds that :meth:`finish` waits.
-        """
-        self._run_dir = run_dir
-        self._mirror = Mirror(run_dir, destination)
-        self._interval = interval
-        self._max_interval = max_interval
-        self._patience = patience
-        self._finish = threading.Event()
-        self._end: tuple[str, str | None] = ("KILLED", None)
-        self._trouble: str | None = f"MLflow was not done within {patience:g} s"  # of the last pass
-        self._thread = threading.Thread(target=self._run, name=_THREAD, daemon=True)
-
-    def start(self) -> None:
-        """Return at once: MLflow is imported and its store opened in the thread."""
-        logging.getLogger("urllib3.connectionpool").addFilter(_is_not_ours)
-        self._thread.start()
-
-    def finish(self, state: str, error: str | None = None) -> None:
-        """Send the rest, upload the files and set the status; one warning where that does not succeed in time.
-
-        Args:
-            state: FINISHED, FAILED or KILLED.
-            error: Why it failed.
-        """
-        self._end = (state, error)
-        self._finish.set()
-        self._thread.join(self._patience)
-        if self._trouble:
-            log.warning("%s: python -m harness sync %s completes the MLflow run", self._trouble, self._run_dir)
-
-    def where(self) -> str | None:
-        """Experiment, name and address of the MLflow run, for the user; None until the store was opened."""
-        return self._mirror.where
-
-    def _run(self) -> None:
-        delay = self._interval
-        warned = False
-        while not self._finish.is_set():
-            trouble = self._attempt(last=False)
-            if trouble and not warned:
-                log.warning("%s: training goes on, python -m harness sync %s catches up", trouble, self._run_dir)
-            if warned and not trouble:
-                log.info("MLflow works again: %s is mirrored", self._run_dir)
-            warned = trouble is not None
-            delay = min(2 * delay, self._max_interval) if trouble else self._interval
-            self._finish.wait(max(delay, self._mirror.num_rows / _ROWS_PER_SECOND))
-        self._trouble = self._attempt(last=True)
-
-    def _attempt(self, *, last: bool) -> str | None:
-        """Send, and close at last; what went wrong in one line, or None."""
-        try:
-            self._mirror.send()
-            if last:
-                self._mirror.close(*self._end)
-        except HarnessError as error:
-            return str(error)
-        except Exception as error:  # not even a bug of ours may stop training
-            log.debug("the MLflow mirror failed", exc_info=True)
-            return f"the MLflow mirror failed ({type(error).__name__}: {redact(str(error))})"
-        return None
-
-
 @dataclasses.dataclass(frozen=True)
 class SyncResult:
     """What :func:`sync` did.
@@ -349,11 +265,6 @@ def clean_key(key: str) -> str:
     """``key`` as MLflow takes it on every system: other characters become ``_``, empty and dotted path parts go."""
     parts = re.sub(r"[^/\w.\- ]", "_", key).split("/")
     return "/".join(part for part in parts if part not in ("", ".", ".."))[:_KEY_LENGTH] or "_"
-
-
-def _is_not_ours(record: logging.LogRecord) -> bool:
-    """Whether another thread's connection is in trouble: urllib3 warns of every try, where the mirror warns once."""
-    return record.threadName != _THREAD
 
 
 def _points(row: Row) -> dict[str, float]:

@@ -4,8 +4,8 @@ import json
 import chz
 import pytest
 
-from harness import run_dir
 from harness.exceptions import BackendError, ConfigError, DataError, RunDirError
+from harness.files import read_jsonl
 from harness.run_dir import RunDir
 from harness.supervised import train
 from tests.fakes import Died, FakeBackend, WordsBuilder
@@ -134,7 +134,7 @@ def test_an_optimiser_that_was_not_restored_is_noticed_and_nothing_is_lost(tmp_p
     before = RunDir(tmp_path / "r").metrics()
     resumed = run(config(tmp_path / "r", backend=FakeBackend(forget_optimizer=True), **changes))
     assert "step 6 came out differently" in capsys.readouterr().out
-    aside = run_dir.read_jsonl(resumed / "metrics.superseded.jsonl")
+    aside = read_jsonl(resumed / "metrics.superseded.jsonl")
     assert [{k: v for k, v in row.items() if k != "superseded_by_attempt"} for row in aside] == before[6:]
     assert [row["step"] for row in resumed.metrics()] == list(range(15))
     assert resumed.attempts()[-1]["exact"] is False

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from harness.exceptions import RunDirError, TrackingError
-from harness.run_dir import RunDir, append_jsonl
-from harness.tracking.mlflow_mirror import LiveMirror, clean_key, sync
+from harness.files import append_jsonl
+from harness.run_dir import RunDir
+from harness.tracking.live_mirror import LiveMirror
+from harness.tracking.mlflow_mirror import clean_key, sync
 from harness.tracking.mlflow_store import Destination
 from tests.tracking.conftest import T0, end_attempt, history, mirror_to, mirrored, row, start_attempt, start_run
 

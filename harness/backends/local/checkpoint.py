@@ -20,6 +20,7 @@ from pathlib import Path
 
 from harness import run_dir
 from harness.exceptions import BackendError, CheckpointDamagedError
+from harness.files import sync_path
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER = "adapter_model.safetensors"
@@ -47,13 +48,13 @@ def write(folder: Path, files: Mapping[str, bytes], *, base_model: str, step: in
         temp.mkdir(parents=True)
         for name, data in [*files.items(), (MANIFEST, json.dumps(manifest, indent=2).encode())]:
             (temp / name).write_bytes(data)
-            run_dir.sync_path(temp / name)
-        run_dir.sync_path(temp)
+            sync_path(temp / name)
+        sync_path(temp)
         if folder.exists():
             folder.rename(old)
         temp.rename(folder)
         for parent in (folder.parent, folder.parent.parent):
-            run_dir.sync_path(parent)
+            sync_path(parent)
     except OSError as error:
         shutil.rmtree(temp, ignore_errors=True)
         raise BackendError(f"{folder}: cannot be written ({error.strerror}): make room, then resume the run") from error

@@ -1,0 +1,85 @@
+"""The config of a run: data, frozen, and without a side effect when it is made."""
+
+import math
+from typing import Any, Literal
+
+import chz
+
+from harness.backends import BackendFactory, LocalBackend
+from harness.backends.base import Backend
+from harness.lr_schedules import LRSchedule
+from harness.supervised.types import SupervisedDatasetBuilder
+
+_PLACE: dict[str, Any] = {"place": True}  # fields that a resume may change: they do not change the numbers
+
+
+@chz.chz
+class Config:
+    """Supervised fine-tuning of one model on one dataset."""
+
+    model_name: str = chz.field(doc="Model to tune: a folder, a hub id, or a name of harness.model_info.")
+    log_path: str = chz.field(doc="The run's directory; an unfinished run in it is resumed.", metadata=_PLACE)
+    dataset_builder: SupervisedDatasetBuilder = chz.field(doc="Builds the training set and its test sets.")
+    load_checkpoint_path: str | None = chz.field(
+        default=None, doc="Checkpoint whose weights to start from, with a fresh optimiser."
+    )
+    backend: Backend = chz.field(
+        default_factory=LocalBackend,
+        meta_factory=BackendFactory(),
+        doc="What trains.",
+    )
+
+    learning_rate: float = chz.field(default=2e-4, doc="Peak learning rate.")
+    lr_schedule: LRSchedule = chz.field(default="linear", doc="linear, cosine or constant.")
+    warmup_steps: int = chz.field(default=0, doc="Updates over which the learning rate rises to its peak.")
+    num_epochs: int = chz.field(default=1, doc="Passes over the training set.")
+    max_steps: int | None = chz.field(default=None, doc="Stop after so many updates, if the epochs last longer.")
+    batch_size: int | None = chz.field(
+        default=None, doc="Conversations an update; given, it sets the builder's batch_size."
+    )
+    gradient_accumulation_steps: int = chz.field(default=1, doc="Batches of the builder an update.")
+    lora_rank: int = chz.field(default=32, doc="Rank of the LoRA adapter.")
+    adam_beta1: float = chz.field(default=0.9, doc="Decay of the gradient's running mean.")
+    adam_beta2: float = chz.field(default=0.95, doc="Decay of the squared gradient's running mean.")
+    adam_eps: float = chz.field(default=1e-8, doc="Added to Adam's denominator.")
+    weight_decay: float = chz.field(default=0.0, doc="Decoupled weight decay.")
+    grad_clip_norm: float = chz.field(default=0.0, doc="Norm to which the summed gradient is clipped; 0 = off.")
+    seed: int = chz.field(default=0, doc="Decides the LoRA initialisation, the order of the data and random splits.")
+
+    eval_every: int = chz.field(default=10, doc="Updates between evaluations; one more follows the last; 0 = off.")
+    save_every: int = chz.field(
+        default=20, doc="Updates between checkpoints, besides one at each evaluation; 0 = last alone.", metadata=_PLACE
+    )
+    keep: Literal["best_and_last", "all"] = chz.field(
+        default="best_and_last", doc="Checkpoints that are not deleted when a newer one is saved.", metadata=_PLACE
+    )
+    submit_ahead: int = chz.field(
+        default=1, doc="Updates submitted beyond the one whose result is awaited.", metadata=_PLACE
+    )
+
+    mirror: bool = chz.field(default=True, doc="Mirror the run into MLflow.", metadata=_PLACE)
+    tracking_uri: str | None = chz.field(
+        default=None, doc="MLflow store; else MLFLOW_TRACKING_URI, else mlruns/mlflow.db here.", metadata=_PLACE
+    )
+    experiment: str = chz.field(default="sft", doc="MLflow experiment.", metadata=_PLACE)
+    run_name: str | None = chz.field(default=None, doc="MLflow run name; else the directory's.", metadata=_PLACE)
+    tags: dict[str, str] = chz.field(default_factory=dict, doc="MLflow tags.", metadata=_PLACE)
+    note: str = chz.field(default="", doc="The run's description in MLflow.", metadata=_PLACE)
+
+    @chz.validate
+    def _check(self) -> None:
+        positive = ("learning_rate", "num_epochs", "gradient_accumulation_steps", "lora_rank", "adam_eps")
+        for name in (*positive, *(n for n in ("max_steps", "batch_size") if getattr(self, n) is not None)):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)}: must be greater than 0")
+        not_negative = ("warmup_steps", "eval_every", "save_every", "submit_ahead", "seed")
+        for name in (*not_negative, "weight_decay", "grad_clip_norm"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must not be negative")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 0 and less than 1")
+        if not self.model_name:
+            raise ValueError("model_name is empty: give a folder, a hub id, or a name of harness.model_info")
+        if not self.log_path:
+            raise ValueError("log_path is empty: give the run a directory")
