@@ -27,7 +27,7 @@ ui: .venv/base.stamp  ## the MLflow UI over mlruns/
 	$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(CURDIR)/mlruns/mlflow.db" --host 127.0.0.1 --port 5000
 
 .venv/base.stamp: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch  # first: nothing else may choose its build
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local]'
 	touch $@

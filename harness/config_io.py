@@ -19,9 +19,12 @@ import chz
 from harness.exceptions import ConfigError
 
 REDACTED = "<redacted>"
-_SECRET_NAME = re.compile(r"(^|[_\-.])(api_?key|token|password|passwd|secret|credentials?)$", re.IGNORECASE)
-_URI_USER_INFO = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.\-]*://)[^/\s]+@")
-_TINKER_KEY = re.compile(r"\btml-[A-Za-z0-9_\-]{8,}")
+_SECRET = r"(api|secret|private|access|account)_?key|token|auth(orization)?|password|passwd|pwd|secret|credentials?"
+_SECRET_NAME = re.compile(rf"(^|[_\-.])({_SECRET})$", re.IGNORECASE)
+# user:password@ in front of a host; a password may hold / and @, a host may have a port.
+_USER_INFO = re.compile(r"(?<=://)([^\s/?#]*@|[^\s/?#:@]*:(?!\d+([/?#\s]|$))[^\s@]*@)")
+_QUERY_SECRET = re.compile(rf"(?<=[?&;])([\w\-.]*(?:{_SECRET})=)[^&;\s]+", re.IGNORECASE)
+_KEY = re.compile(r"\b(tml-|hf_|sk-)[A-Za-z0-9_\-]{8,}")
 
 
 def to_json(value: Any, name: str = "") -> Any:
@@ -111,10 +114,11 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
 
 
 def redact(text: str, name: str = "") -> str:
-    """``text`` without secrets: all of it where ``name`` is a key's, else user info in URIs and Tinker keys."""
+    """``text`` without secrets: all of it where ``name`` is a key's, else user info in URIs, passwords in their
+    queries, and the keys of services that show by their form."""
     if text and _SECRET_NAME.search(name):
         return REDACTED
-    return _TINKER_KEY.sub(REDACTED, _URI_USER_INFO.sub(r"\g<scheme>", text))
+    return _KEY.sub(REDACTED, _QUERY_SECRET.sub(rf"\1{REDACTED}", _USER_INFO.sub("", text)))
 
 
 def redact_argv(argv: list[str]) -> list[str]:
@@ -123,7 +127,7 @@ def redact_argv(argv: list[str]) -> list[str]:
     for i, argument in enumerate(argv):
         key, equals, value = argument.partition("=")
         if equals:
-            redacted.append(f"{key}={redact(value, key.lstrip('-').replace('-', '_'))}")
+            redacted.append(f"{key}={redact(value, key.lstrip('-').rstrip('@').replace('-', '_'))}")
         else:
             before = argv[i - 1] if i else ""
             named = before.lstrip("-").replace("-", "_") if before.startswith("--") and "=" not in before else ""

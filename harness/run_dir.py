@@ -36,6 +36,8 @@ MIRROR = "mirror.json"
 LOG = "logs.log"
 CHECKPOINTS_DIR = "checkpoints"
 _LOCK = ".lock"
+_MLFLOW_COPIES = "artifacts"  # a folder of this name holds what the mirror uploaded, and is no run
+_SUPERSEDED_BY = "superseded_by_attempt"
 
 # Metric keys, spelled here and nowhere else.
 STEP = "step"  # the update that the row describes, counted from 0; the last evaluation stands at step == total steps
@@ -57,9 +59,6 @@ TIME_EVAL = "time/eval"  # seconds from asking for the evaluation to its result
 def test_key(set_name: str, metric: str) -> str:
     """``test/nll`` for the one unnamed test set (name ""), ``test/<name>/nll`` for a named one."""
     return f"test/{set_name}/{metric}" if set_name else f"test/{metric}"
-
-
-TEST_NLL = test_key("", "nll")
 
 
 def is_test_nll(key: str) -> bool:
@@ -84,7 +83,7 @@ class CheckpointRecord:
         state_path: Weights and optimiser; relative to the run directory for the local backend.
         sampler_path: Weights alone.
         final: True for the one after the last update.
-        deleted: True once the state was removed to save room.
+        deleted: True once the state was removed to save room, or a resume had to go back to one before it.
         extra: Keys of other versions; kept when the record is written again.
     """
 
@@ -230,12 +229,12 @@ class RunDir:
                 cut_torn_line(self / name)
             yield
         finally:
-            lock.release()
             if made and not self.exists():  # nothing was started: leave nothing behind
                 with contextlib.suppress(OSError):
-                    for name in (_LOCK, LOG):
+                    for name in (LOG, _LOCK):
                         (self / name).unlink(missing_ok=True)
                     self.path.rmdir()
+            lock.release()
 
     def write_config(self, document: Row) -> None:
         """Write config.json, once in the life of a run."""
@@ -271,11 +270,16 @@ class RunDir:
         for name in (EVAL_EXAMPLES, METRICS):
             rows = read_jsonl(self / name)
             kept = [row for row in rows if row[STEP] < from_step]
-            moved = [row | {"superseded_by_attempt": attempt} for row in rows if row[STEP] >= from_step]
-            aside = self / name.replace(".jsonl", ".superseded.jsonl")
-            there = read_jsonl(aside)
-            append_jsonl(aside, [row for row in moved if row not in there], sync=True)
+            moved = [row | {_SUPERSEDED_BY: attempt} for row in rows if row[STEP] >= from_step]
+            aside = self / _superseded(name)
+            cut_torn_line(aside)
+            there = [_without_attempt(row) for row in read_jsonl(aside)]
+            append_jsonl(aside, [row for row in moved if _without_attempt(row) not in there], sync=True)
             rewrite_jsonl(self / name, kept)
+
+    def is_superseded(self) -> bool:
+        """Whether a resume could not reproduce some rows of an earlier attempt."""
+        return (self / _superseded(METRICS)).exists()
 
     def cut_eval_examples(self, from_step: int) -> None:
         """Drop evaluations whose metrics row a crash prevented: they are about to be made again."""
@@ -283,6 +287,22 @@ class RunDir:
         kept = [row for row in rows if row[STEP] < from_step]
         if len(kept) < len(rows):
             rewrite_jsonl(self / EVAL_EXAMPLES, kept)
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a run was started here; a model's folder has a config.json too."""
+    try:
+        return (path / METRICS).exists() or (RunDir(path).exists() and "run_id" in RunDir(path).config())
+    except RunDirError:
+        return False
+
+
+def _superseded(name: str) -> str:
+    return name.replace(".jsonl", ".superseded.jsonl")
+
+
+def _without_attempt(row: Row) -> Row:
+    return {key: value for key, value in row.items() if key != _SUPERSEDED_BY}
 
 
 def find_runs(paths: list[str] | list[Path]) -> list[RunDir]:
@@ -295,8 +315,8 @@ def find_runs(paths: list[str] | list[Path]) -> list[RunDir]:
     for path in map(Path, paths):
         if not path.exists():
             raise RunDirError(f"{path}: no such run directory")
-        found = sorted({file.parent for name in (CONFIG, METRICS) for file in path.rglob(name)})
-        found = [path] if path in found else [p for p in found if CHECKPOINTS_DIR not in p.relative_to(path).parts]
+        below = {file.parent for name in (CONFIG, METRICS) for file in path.rglob(name)}
+        found = [path] if _is_run(path) else sorted(p for p in below if _is_run(p) and p.name != _MLFLOW_COPIES)
         if not found:
             raise RunDirError(f"{path}: no run in it (a run directory holds {CONFIG} and {METRICS})")
         runs += [RunDir(p) for p in found if RunDir(p).path not in {r.path for r in runs}]

@@ -6,6 +6,7 @@ Run as a script, it writes them: python -m recipes.chitchat
 import importlib.util
 import itertools
 import json
+import os
 from pathlib import Path
 
 from harness.exceptions import DataError
@@ -28,7 +29,7 @@ def ensure(file_path: str) -> None:
             "chitchat-dataset==0.9.0, or give your own file: dataset_builder.file_path=my.jsonl"
         )
     source = json.loads((Path(package.submodule_search_locations[0]) / "dataset.json").read_text(encoding="utf-8"))
-    temp = Path(f"{FILE}.tmp")
+    temp = Path(f"{FILE}.{os.getpid()}.tmp")  # two recipes may start at once
     temp.parent.mkdir(parents=True, exist_ok=True)
     with temp.open("w", encoding="utf-8") as file:
         for conversation in source.values():

@@ -57,7 +57,16 @@ def test_no_secret_is_written():
         (["--api-key", "abc", "--name", "x"], ["--api-key", REDACTED, "--name", "x"]),
         (["tracking_uri=https://me:pw@host"], ["tracking_uri=https://host"]),
         (["tracking_uri=https://me:p@w@host/a@b"], ["tracking_uri=https://host/a@b"]),
-        (["max_length=3"], ["max_length=3"]),
+        (["tracking_uri=postgresql://u:pa/ss@host/db"], ["tracking_uri=postgresql://host/db"]),
+        (["tracking_uri=http://host:5000/a@b"], ["tracking_uri=http://host:5000/a@b"]),
+        (["uri=postgresql://h/db?user=u&password=pw"], [f"uri=postgresql://h/db?user=u&password={REDACTED}"]),
+        (
+            ["tags.aws_secret_access_key=abc", "tags.auth=x"],
+            [f"tags.aws_secret_access_key={REDACTED}", f"tags.auth={REDACTED}"],
+        ),
+        (["secret_key@=abc"], [f"secret_key@={REDACTED}"]),
+        (["note=my hf_abcdefghijklmnopqrstuvwx"], [f"note=my {REDACTED}"]),
+        (["max_length=3", "author=me", "task-specific=1"], ["max_length=3", "author=me", "task-specific=1"]),
     ],
 )
 def test_arguments_lose_their_secrets(argv, expected):

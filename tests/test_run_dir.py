@@ -101,7 +101,10 @@ def test_superseded_rows_move_aside_once_even_when_moved_twice(run):
         append_jsonl(run / run_dir.EVAL_EXAMPLES, [{"step": 0}, {"step": 2}])
         run.supersede(2, attempt=2)
         append_jsonl(run / run_dir.METRICS, rows[2:])  # as if a crash had come before they were cut
-        run.supersede(2, attempt=2)
+        with (run / "metrics.superseded.jsonl").open("a") as file:
+            file.write('{"step": 3, "torn')
+        run.supersede(2, attempt=3)
+    assert run.is_superseded()
     assert run.metrics() == rows[:2]
     assert run.eval_examples() == [{"step": 0}]
     aside = read_jsonl(run / "metrics.superseded.jsonl")
@@ -124,8 +127,11 @@ def test_states(run):
 def test_find_runs_in_folders_and_not_in_checkpoints(tmp_path):
     for name in ("b", "a/deep"):
         (tmp_path / name / "checkpoints" / "000001").mkdir(parents=True)
-        write_json(tmp_path / name / "config.json", {})
-        write_json(tmp_path / name / "checkpoints" / "000001" / "config.json", {})
+        write_json(tmp_path / name / "config.json", {"run_id": "x"})
+        write_json(tmp_path / name / "checkpoints" / "000001" / "config.json", {"model_type": "llama"})
+    copy = tmp_path / "mlruns" / "artifacts" / "0" / "artifacts"
+    copy.mkdir(parents=True)
+    append_jsonl(copy / "metrics.jsonl", [{"step": 0}])
     found = find_runs([tmp_path / "b", tmp_path])
     assert [run.path.relative_to(tmp_path).as_posix() for run in found] == ["b", "a/deep"]
     with pytest.raises(RunDirError, match="no such run directory"):

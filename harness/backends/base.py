@@ -69,6 +69,10 @@ class Backend:
         there, at once: loads nothing."""
         raise NotImplementedError
 
+    def context_length(self, model_name: str) -> int | None:
+        """The most input tokens that the model takes, where that can be known without loading it."""
+        return None
+
     def numerics(self) -> dict[str, Any]:
         """What changes the numbers beyond the config, in JSON's types: chosen at a run's first start, kept by its
         resumes."""

@@ -117,6 +117,10 @@ def check_messages(messages: Sequence[Message]) -> None:
                 raise RendererError(f'messages[{i}] has no "{key}"; found {sorted(message)}')
             if not isinstance(message[key], str):
                 raise RendererError(f"messages[{i}].{key} must be a string, found {type(message[key]).__name__}")
+            try:
+                message[key].encode()
+            except UnicodeEncodeError as error:
+                raise RendererError(f"messages[{i}].{key} holds half of a character ({error.reason})") from None
 
 
 def trained_messages(messages: Sequence[Message], train_on_what: TrainOnWhat) -> list[int]:

@@ -81,15 +81,20 @@ class ChatTemplateRenderer(Renderer):
                 return None
             spans.append((position - len(before) + header + len(self._header), end))
             position = end + len(after)
-        prompted = text[: spans[-1][0]] == self.generation_prompt(messages[: trained[-1]])
-        return spans if prompted and position == len(text) else None
+        if position != len(text) or trained[-1] == 0:
+            return None
+        return spans if text[: spans[-1][0]] == self.generation_prompt(messages[: trained[-1]]) else None
 
     def _find(self, messages: Sequence[Message], i: int, text: str) -> Span:
         """The span of one message, its end of turn aside: from where the model would begin to generate it to where its
         content ends, which is where the text no longer depends on the content."""
+        if i == 0:
+            raise RendererError("the conversation begins with the message to train on: begin with a user or system one")
+        marked = self._apply([*messages[:i], {**messages[i], "content": _unused(text)}, *messages[i + 1 :]])
         prompt = self.generation_prompt(messages[:i])
-        start = _common_prefix(text, prompt)
-        if start < len(prompt):
+        start = len(prompt)
+        if not text.startswith(prompt):
+            start = _common_prefix(marked, prompt)  # with the marker: the content could go on as the prompt does
             # Reasoning templates open a <think> that the training text may lack; history must be the same all the same.
             if start < len(self._apply(messages[:i])):
                 raise RendererError(
@@ -100,8 +105,7 @@ class ChatTemplateRenderer(Renderer):
                 f"the template's generation prompt ends in {prompt[start:]!r}, which its rendering of a finished "
                 "conversation does not have"
             )
-        marked = [*messages[:i], {**messages[i], "content": _unused(text)}, *messages[i + 1 :]]
-        end = len(text) - _common_prefix(text[::-1], self._apply(marked)[::-1])
+        end = len(text) - _common_prefix(text[::-1], marked[::-1])
         if end < start:
             raise RendererError(f"the chat template drops or moves messages[{i}]: it cannot be trained on")
         return start, end
@@ -135,7 +139,7 @@ class ChatTemplateRenderer(Renderer):
                 add_generation_prompt=add_generation_prompt,
                 chat_template=self._template,
             )
-        except (jinja2.TemplateError, TypeError, IndexError, KeyError) as error:
+        except (jinja2.TemplateError, TypeError, ValueError, IndexError, KeyError) as error:
             raise RendererError(f"the chat template refuses this conversation: {error}") from error
 
     def _warn(self, text: str) -> None:

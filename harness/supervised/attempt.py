@@ -37,6 +37,10 @@ class Attempt:
         """Log that training starts, from a checkpoint or from nothing; open the ledger; start the mirror."""
         self._number = sum(row["event"] == "start" for row in self._run.attempts()) + 1
         next_step = resumed_from.step if resumed_from else 0
+        for record in self._run.checkpoints():
+            if record.step > next_step and not record.deleted:  # damaged, or after one that is; made again on the way
+                self._run.append_checkpoint(record.as_deleted())
+        self.ledger = Ledger(self._run, next_step=next_step, attempt=self._number)
         self._run.append_attempt(
             {
                 "attempt": self._number,
@@ -48,7 +52,6 @@ class Attempt:
             }
         )
         self._begun = True
-        self.ledger = Ledger(self._run, next_step=next_step, attempt=self._number)
         self.start_mirror()
 
     def start_mirror(self) -> None:

@@ -79,6 +79,8 @@ class Config:
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 0 and less than 1")
+        if self.seed >= 2**32:
+            raise ValueError(f"seed={self.seed}: must be less than 2**32")
         if not self.model_name:
             raise ValueError("model_name is empty: give a folder, a hub id, or a name of harness.model_info")
         if not self.log_path:

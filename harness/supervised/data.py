@@ -114,8 +114,9 @@ class SupervisedDatasetFromHFDataset(SupervisedDatasetFromRows):
 class FromConversationFileBuilder(ChatDatasetBuilder):
     """Conversations from a JSONL file: an object with ``messages`` on every line.
 
-    The test set is ``test_file_path``, or ``test_size`` conversations of ``file_path`` chosen by their content: adding
-    rows to the file does not deal the others anew, and equal conversations always fall on the same side.
+    The test set is ``test_file_path``, or ``test_size`` conversations of ``file_path`` chosen by their content: their
+    order in the file does not matter, equal conversations always fall on the same side, and one that is added takes the
+    place of one of the others at most.
     """
 
     file_path: str = chz.field(doc="JSONL file of conversations.", metadata={"place": True})
@@ -191,7 +192,7 @@ def read_conversations(path: str) -> list[Row]:
 def _conversation(line: bytes, where: str) -> list[Message]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error}): every line must be one JSON object") from None
     if not isinstance(row, dict):
         raise DataError(f'{where}: found {type(row).__name__}, not an object with "messages"')

@@ -29,6 +29,7 @@ class NLLEvaluator:
                 f"the test set {name or '(unnamed)'} is empty: none of its {len(data)} examples carries loss; "
                 "give other test data, or none"
             )
+        self.longest = max(datum.model_input.length for datum in self.data)
         self.fingerprint = digest(self.data)
         self.scorer = Scorer(self.data, tokenizer)
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from harness import run_dir
 from harness.backends.base import Backend, TrainingClient
-from harness.exceptions import CheckpointDamagedError
+from harness.exceptions import CheckpointDamagedError, DataError
 from harness.run_dir import CheckpointRecord, Row, RunDir
 from harness.supervised import provenance
 from harness.supervised.batches import Batches, Position
@@ -33,6 +33,7 @@ class Job:
         total_steps: Updates of the whole run.
         numerics: What the backend fixed at the run's first start.
         survey: Counts of the training set; None in a resume, which was told them at its first start.
+        document: What config.json will say once training starts; None in a resume.
     """
 
     batches: Batches
@@ -40,6 +41,7 @@ class Job:
     total_steps: int
     numerics: Row
     survey: Survey | None
+    document: Row | None
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Restored:
 
 
 def prepare(run: RunDir, config: Config, console: Console) -> Job:
-    """Build and check the data, tell what it is, and write config.json or hold it against the one that is there.
+    """Build and check the data; tell what it is, or in a resume hold it against what the run was started with.
 
     Raises:
         HarnessError: for data that cannot be used, or that is not what the run was started with.
@@ -94,35 +96,40 @@ def prepare(run: RunDir, config: Config, console: Console) -> Job:
     console.print(f"{config.model_name} on {config.backend.name} ({fixed}) → {run}")
     counted = survey(train_set) if is_new else None
     if counted:
+        _check_lengths(config, counted, evaluators)
         _tell(counted, evaluators, tokenizer, console)
-        run.write_config(provenance.document(config, recipe=provenance.recipe_name(), numerics=numerics, data=data))
     return Job(
         batches=batches,
         evaluators=evaluators,
         total_steps=_total_steps(config, batches),
         numerics=numerics,
         survey=counted,
+        document=provenance.document(config, recipe=provenance.recipe_name(), numerics=numerics, data=data)
+        if is_new
+        else None,
     )
 
 
 def restore(run: RunDir, config: Config, job: Job) -> Restored:
     """Load the model as the last logged checkpoint left it; a damaged checkpoint is passed over for the one before."""
-    kept = [record for record in run.checkpoints() if not record.deleted]
-    for record in [*reversed(kept), None]:
+
+    def create(state_path: str | None = None, weights_path: str | None = None) -> TrainingClient:
+        return config.backend.create_training_client(
+            model_name=config.model_name,
+            lora_rank=config.lora_rank,
+            seed=config.seed,
+            numerics=job.numerics,
+            run_path=run.path,
+            state_path=state_path,
+            weights_path=weights_path,
+        )
+
+    for record in reversed([record for record in run.checkpoints() if not record.deleted]):
         try:
-            client = config.backend.create_training_client(
-                model_name=config.model_name,
-                lora_rank=config.lora_rank,
-                seed=config.seed,
-                numerics=job.numerics,
-                run_path=run.path,
-                state_path=record.state_path if record else None,
-                weights_path=None if record else config.load_checkpoint_path,
-            )
-            return Restored(client, record, config.backend)
+            return Restored(create(state_path=record.state_path), record, config.backend)
         except CheckpointDamagedError as error:
             logger.warning("%s: going back to the checkpoint before it", error)
-    raise AssertionError("starting anew needs no checkpoint")
+    return Restored(create(weights_path=config.load_checkpoint_path), None, config.backend)
 
 
 async def announce(run: RunDir, config: Config, job: Job, restored: Restored, console: Console) -> None:
@@ -165,6 +172,16 @@ def _total_steps(config: Config, batches: Batches) -> int:
             in_epochs,
         )
     return min(config.max_steps, in_epochs)
+
+
+def _check_lengths(config: Config, counted: Survey, evaluators: list[NLLEvaluator]) -> None:
+    limit = config.backend.context_length(config.model_name)
+    longest = max([counted.longest, *(evaluator.longest for evaluator in evaluators)])
+    if limit is not None and longest > limit:
+        raise DataError(
+            f"an example has {longest:,} tokens, and the context of {config.model_name} is {limit:,}: "
+            f"set max_length={limit}"
+        )
 
 
 def _tell(counted: Survey, evaluators: list[NLLEvaluator], tokenizer: Any, console: Console) -> None:

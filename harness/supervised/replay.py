@@ -42,6 +42,7 @@ class Ledger:
         self._tested = {row[run_dir.STEP]: nll for row in rows if (nll := run_dir.first_test_nll(row)) is not None}
         self._recorded = {row[run_dir.STEP]: row for row in rows if row[run_dir.STEP] >= next_step}
         run.cut_eval_examples(from_step=rows[-1][run_dir.STEP] + 1 if rows else 0)
+        self._evaluated = {_evaluation(row) for row in run.eval_examples()}  # a power cut can take one from its row
         self.num_verified = 0
         self.exact: bool | None = None
 
@@ -61,16 +62,18 @@ class Ledger:
                     f"{self._run}: {key} is {value} at step {row[run_dir.STEP]}: lower learning_rate or set "
                     "grad_clip_norm, and give another log_path"
                 )
+        eval_rows = [{run_dir.STEP: row[run_dir.STEP]} | r for r in eval_rows]
         recorded = self._recorded.pop(row[run_dir.STEP], None)
         if recorded is not None:
             difference = _first_difference(recorded, row)
             if difference is None:
+                self._run.append_eval_examples([r for r in eval_rows if _evaluation(r) not in self._evaluated])
                 if run_dir.BATCH_DIGEST in row:
                     self.num_verified += 1
                     self.exact = self.exact is not False
                 return
             self._supersede(row[run_dir.STEP], difference)
-        self._run.append_eval_examples([{run_dir.STEP: row[run_dir.STEP]} | r for r in eval_rows])
+        self._run.append_eval_examples(eval_rows)
         self._run.append_metrics(row)
         if (nll := run_dir.first_test_nll(row)) is not None:
             self._tested[row[run_dir.STEP]] = nll
@@ -92,8 +95,12 @@ class Ledger:
         self.exact = False
 
 
+def _evaluation(eval_row: Row) -> tuple[int, str]:
+    return eval_row[run_dir.STEP], eval_row["set"]
+
+
 def _first_difference(recorded: Row, row: Row) -> tuple[str, object, object] | None:
-    for key in _HELD_EQUAL:
+    for key in (*_HELD_EQUAL, *filter(run_dir.is_test_nll, row)):
         if key in recorded or key in row:
             before, now = recorded.get(key), row.get(key)
             if before != now:

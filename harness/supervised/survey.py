@@ -23,6 +23,7 @@ class Survey:
     Attributes:
         num_examples: Examples, those that are dropped among them.
         num_sampled: Examples looked at; fewer than ``num_examples`` makes every other count an estimate.
+        longest: Input tokens of the longest example.
         num_tokens: Input tokens of the examples that are trained.
         num_loss_tokens: Those that carry loss.
         num_truncated: Examples cut at ``max_length``.
@@ -34,6 +35,7 @@ class Survey:
 
     num_examples: int
     num_sampled: int
+    longest: int
     num_tokens: int
     num_loss_tokens: int
     num_truncated: int
@@ -92,6 +94,7 @@ def survey(dataset: SupervisedDataset) -> Survey:
     return Survey(
         num_examples=len(data) if num_batches == len(dataset) else round(len(data) * len(dataset) / num_batches),
         num_sampled=len(data),
+        longest=max(datum.model_input.length for datum in trained),
         num_tokens=sum(datum.model_input.length for datum in trained),
         num_loss_tokens=sum(int((loss_weights(datum) != 0).sum()) for datum in trained),
         num_truncated=len(truncated),

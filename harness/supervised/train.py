@@ -22,6 +22,7 @@ from harness.exceptions import ConfigError
 from harness.run_dir import RunDir
 from harness.supervised import provenance
 from harness.supervised.config import Config as Config
+from harness.supervised.interrupts import interruptible
 from harness.supervised.logs import logging_to
 from harness.supervised.progress import ProgressDisplay
 
@@ -34,7 +35,7 @@ async def main(config: Config) -> None:
     """
     from harness.supervised.attempt import Attempt
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     config = _with_batch_size(config)
     config.backend.check(config.model_name)
     run = RunDir(config.log_path)
@@ -55,9 +56,13 @@ async def _train(run: RunDir, config: Config, console: Console) -> None:
     from harness.supervised.job import announce, prepare, restore  # loads tinker and transformers
     from harness.supervised.updates import Update, Updates
 
-    job = prepare(run, config, console)
-    with Attempt(run, config, console) as attempt, contextlib.closing(restore(run, config, job)) as restored:
+    with interruptible():
+        job = prepare(run, config, console)
+        restoring = restore(run, config, job)
+    with Attempt(run, config, console) as attempt, contextlib.closing(restoring) as restored:
         await announce(run, config, job, restored, console)
+        if job.document:
+            run.write_config(job.document)
         attempt.begin(restored.checkpoint)
         updates = Updates(run, config, job, restored.client, attempt.ledger)
         step, position = restored.step, restored.position
@@ -71,9 +76,11 @@ async def _train(run: RunDir, config: Config, console: Console) -> None:
                         display.update(await updates.finish(under_way.popleft()))
             while under_way:
                 display.update(await updates.finish(under_way.popleft()))
-            await updates.save_final(step, position)
+            if not (restored.checkpoint and restored.checkpoint.final):
+                await updates.save_final(step, position)
             if last := await updates.evaluate_final(step, position):
                 display.update(last)
+            updates.delete_others(step)
 
 
 def _with_batch_size(config: Config) -> Config:

@@ -117,9 +117,8 @@ class Updates:
         return row
 
     async def save_final(self, step: int, position: Position) -> None:
-        """Save the state after the last update, unless an earlier attempt did."""
-        if not any(record.final and record.step == step for record in self._run.checkpoints()):
-            await self._log_checkpoint(self._save(step, position), final=True)
+        """Save the state after the last update."""
+        await self._log_checkpoint(self._save(step, position), final=True)
 
     async def evaluate_final(self, step: int, position: Position) -> Row | None:
         """Measure the weights after the last update, in a row of its own; None where nothing is evaluated."""
@@ -135,6 +134,15 @@ class Updates:
         }
         self._ledger.write(row, eval_rows)
         return row
+
+    def delete_others(self, step: int) -> None:
+        """Delete the checkpoints that are neither the one at ``step`` nor the best so far, unless all are kept."""
+        if self._config.keep == "all":
+            return
+        for record in self._run.checkpoints():
+            if record.step not in (step, self._ledger.best_step) and not record.deleted:
+                self._run.append_checkpoint(record.as_deleted())
+                self._config.backend.remove_checkpoint(self._run.path, record.state_path)
 
     def _evaluation_due(self, step: int) -> bool:
         return bool(self._job.evaluators) and step % self._config.eval_every == 0
@@ -176,11 +184,4 @@ class Updates:
             final=final,
         )
         self._run.append_checkpoint(record)
-        if self._config.keep == "best_and_last":
-            self._delete_all_but({record.step, self._ledger.best_step})
-
-    def _delete_all_but(self, steps: set[int | None]) -> None:
-        for record in self._run.checkpoints():
-            if record.step not in steps and not record.deleted:
-                self._run.append_checkpoint(record.as_deleted())
-                self._config.backend.remove_checkpoint(self._run.path, record.state_path)
+        self.delete_others(record.step)

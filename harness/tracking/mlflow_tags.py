@@ -42,7 +42,7 @@ def progress_tags(run_dir: RunDir) -> dict[str, str]:
     return {
         "harness.log_path": str(run_dir.path),
         "harness.attempts": str(sum(row["event"] == "start" for row in attempts)),
-        "harness.exactness": exactness(attempts),
+        "harness.exactness": "inexact" if run_dir.is_superseded() else exactness(attempts),
     }
 
 

@@ -128,6 +128,20 @@ def test_a_prompt_that_opens_a_think_is_reported_once(tokenizer, caplog):
     ) == 1
 
 
+@pytest.mark.parametrize("answer", ["<p>bye</p>", "<think", "hink>", ""])
+def test_a_prompt_that_opens_a_think_does_not_run_into_the_answer(tokenizer, answer):
+    talk = [TALK[0], {"role": "assistant", "content": answer}]
+    text, [(start, end)] = renderer(tokenizer, OPEN_THINK).render(talk, [1])
+    assert text[start:end] == answer + "<|im_end|>"
+
+
+def test_a_conversation_that_begins_with_the_assistant(tokenizer):
+    rendering = renderer(tokenizer, CHATML)
+    with pytest.raises(RendererError, match="begins with the message to train on"):
+        rendering.build_supervised_example(TALK[1:2])
+    assert trained(tokenizer, rendering.build_supervised_example(TALK[1:]))[-1] == "bye<|im_end|>"
+
+
 def test_history_that_is_rendered_anew_is_refused(tokenizer):
     counted = "{{ messages | length }}" + CHATML
     with pytest.raises(RendererError, match="train on that message as the last one"):
@@ -157,6 +171,7 @@ def test_what_a_template_refuses_is_an_error_with_its_words(tokenizer):
         (["hi"], r"messages\[0\] must be an object, found str"),
         ([{"role": "user"}], r'messages\[0\] has no "content"; found \[\'role\'\]'),
         ([{"role": "user", "content": None}], r"messages\[0\]\.content must be a string, found NoneType"),
+        ([{"role": "user", "content": "\ud83d"}], r"messages\[0\]\.content holds half of a character"),
         ([*TALK, {"role": 1, "content": ""}], r"messages\[4\]\.role must be a string, found int"),
     ],
 )

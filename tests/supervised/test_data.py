@@ -161,6 +161,7 @@ def test_the_fingerprint_is_of_the_conversations_not_of_the_file(builder, tmp_pa
         (['{"messages": "hi"}'], r"d\.jsonl:1: messages must be a list"),
         (['{"messages": [{"role": "user", "content": null}]}'], r"d\.jsonl:1: messages\[0\]\.content must be a string"),
         (["", " "], r"d\.jsonl: no conversations in it"),
+        (["[" * 100_000], r"d\.jsonl:1: not JSON"),
     ],
 )
 def test_bad_lines_name_the_file_the_line_and_what_was_found(tmp_path, lines, message):

@@ -1,11 +1,21 @@
 import asyncio
 import json
+import os
+import signal
+from pathlib import Path
 
 import chz
 import pytest
 
-from harness.exceptions import BackendError, ConfigError, DataError, RunDirError
-from harness.files import read_jsonl
+from harness.exceptions import (
+    BackendError,
+    CheckpointDamagedError,
+    ConfigError,
+    DataError,
+    HarnessError,
+    RunDirError,
+)
+from harness.files import read_jsonl, rewrite_jsonl
 from harness.run_dir import RunDir
 from harness.supervised import train
 from tests.fakes import Died, FakeBackend, WordsBuilder
@@ -106,6 +116,50 @@ def test_a_run_that_dies_anywhere_ends_as_the_one_that_did_not(tmp_path, submit_
         assert not (resumed / "metrics.superseded.jsonl").exists()
 
 
+@pytest.mark.parametrize("written", [0.0, 0.5, 1.0])
+def test_a_run_that_dies_at_any_write_ends_as_the_one_that_did_not(tmp_path, monkeypatch, written):
+    """``written``: the part of the write that reaches the file."""
+    changes = {"max_steps": 6, "eval_every": 2, "save_every": 2, "submit_ahead": 1}
+    whole = run(config(tmp_path / "whole", **changes))
+    write, replace = os.write, Path.replace
+
+    def dying_after(n):
+        left = [n]
+
+        def die_or(do, *arguments):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Died
+            return do(*arguments)
+
+        def dying_write(fd, data):
+            if left[0] == 0:
+                write(fd, data[: int(len(data) * written)])
+            return die_or(write, fd, data)
+
+        monkeypatch.setattr(os, "write", dying_write)
+        monkeypatch.setattr(Path, "replace", lambda *arguments: die_or(replace, *arguments))
+
+    n = 0
+    for n in range(100):
+        path = tmp_path / f"died-{n}"
+        dying_after(n)
+        try:
+            run(config(path, **changes))
+        except Died:
+            monkeypatch.undo()
+        else:
+            break
+        resumed = run(config(path, **changes))
+        assert same(resumed.metrics()) == same(whole.metrics())
+        assert resumed.eval_examples() == whole.eval_examples()
+        assert [r.step for r in resumed.checkpoints() if not r.deleted] == [
+            r.step for r in whole.checkpoints() if not r.deleted
+        ]
+        assert resumed.attempts()[-1]["exact"] in (True, None)
+    assert 15 < n < 99
+
+
 def test_a_run_killed_again_and_again_still_comes_out_equal(tmp_path):
     whole = run(config(tmp_path / "whole"))
     for die_after in (7, 9, 3, 12, 5):
@@ -159,6 +213,96 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
     assert "going back to the checkpoint before it" in capsys.readouterr().out
     assert resumed.attempts()[-2]["next_step"] == newest.step - 3
     assert same(resumed.metrics()) == same(run(config(tmp_path / "whole", eval_every=0)).metrics())
+
+
+def damage(run, record):
+    (run / record.state_path / "state.json").write_text("{")
+
+
+def test_a_damaged_final_checkpoint_is_made_again(tmp_path):
+    with pytest.raises(Died):  # during the last evaluation, after the last save
+        run(config(tmp_path / "r", keep="all", max_steps=5, backend=FakeBackend(die_after=18)))
+    killed = RunDir(tmp_path / "r")
+    final = killed.checkpoints()[-1]
+    assert final.final
+    damage(killed, final)
+    resumed = run(config(tmp_path / "r", keep="all", max_steps=5))
+    assert resumed.checkpoints()[-1] == final
+    assert json.loads((resumed / final.state_path / "state.json").read_text())["updates"] == 5
+
+
+def test_checkpoints_of_a_history_that_was_left_are_not_gone_back_to(tmp_path):
+    changes = {"keep": "all", "eval_every": 0, "save_every": 3}
+    with pytest.raises(Died):
+        run(config(tmp_path / "r", submit_ahead=0, backend=FakeBackend(die_after=26), **changes))
+    killed = RunDir(tmp_path / "r")
+    assert [r.step for r in killed.checkpoints()] == [3, 6, 9]
+    state = killed / killed.checkpoints()[-1].state_path / "state.json"
+    whole_state = state.read_text()
+    damage(killed, killed.checkpoints()[-1])
+    with pytest.raises(Died):
+        run(config(tmp_path / "r", backend=FakeBackend(forget_optimizer=True, die_after=5), **changes))
+    state.write_text(whole_state)
+    resumed = run(config(tmp_path / "r", **changes))
+    assert [row["step"] for row in resumed.metrics()] == list(range(15))
+
+
+def test_an_evaluation_that_comes_out_differently_is_noticed(tmp_path):
+    with pytest.raises(Died):
+        run(config(tmp_path / "r", backend=FakeBackend(die_after=16)))
+    killed = RunDir(tmp_path / "r")
+    rows = killed.metrics()
+    assert (rows[-1]["step"], killed.checkpoints()[-1].step) == (4, 4)
+    rewrite_jsonl(killed / "metrics.jsonl", [*rows[:-1], rows[-1] | {"test/nll": 1.0}])
+    assert run(config(tmp_path / "r")).attempts()[-1]["exact"] is False
+
+
+def test_a_lost_evaluation_of_a_row_that_is_there_is_written_again(tmp_path):
+    with pytest.raises(Died):
+        run(config(tmp_path / "r", backend=FakeBackend(die_after=16)))
+    killed = RunDir(tmp_path / "r")
+    rewrite_jsonl(killed / "eval_examples.jsonl", killed.eval_examples()[:1])
+    assert [row["step"] for row in run(config(tmp_path / "r")).eval_examples()] == [0, 4, 8, 12, 15]
+
+
+@pytest.mark.parametrize(
+    "mistake", [{"load_checkpoint_path": "nowhere"}, {"dataset_builder": WordsBuilder(num_train=3)}]
+)
+def test_a_mistake_found_before_training_leaves_the_path_free(tmp_path, mistake):
+    with pytest.raises(HarnessError):
+        run(config(tmp_path / "r", **mistake))
+    assert run(config(tmp_path / "r")).state() == "FINISHED"
+
+
+def test_a_damaged_checkpoint_to_start_from_is_an_error(tmp_path):
+    first = run(config(tmp_path / "first", max_steps=2))
+    damage(first, first.checkpoints()[-1])
+    with pytest.raises(CheckpointDamagedError):
+        run(config(tmp_path / "r", load_checkpoint_path=str(first / "checkpoints/000002")))
+
+
+def test_an_example_longer_than_the_model_s_context_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(FakeBackend, "context_length", lambda self, model_name: 12)
+    with pytest.raises(
+        DataError, match="an example has 13 tokens, and the context of unigram is 12: set max_length=12"
+    ):
+        run(config(tmp_path / "r"))
+
+
+def test_ctrl_c_while_the_data_is_built_is_heard_at_once(tmp_path, monkeypatch):
+    def interrupted(self):
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the signal came too late")
+
+    monkeypatch.setattr(WordsBuilder, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(config(tmp_path / "r"))
+    assert not (tmp_path / "r").exists()
+
+
+def test_square_brackets_in_names(tmp_path, capsys):
+    run(config(tmp_path / "[b]x[/b][/i]", max_steps=1))
+    assert "[b]x[/b][/i]" in capsys.readouterr().out
 
 
 def test_the_same_command_on_a_complete_run_does_nothing(tmp_path, capsys):
@@ -321,6 +465,7 @@ def test_batch_size_flows_down_to_the_builder(tmp_path):
         ({"eval_every": -1}, "eval_every=-1: must not be negative"),
         ({"adam_beta2": 1.0}, "adam_beta2=1.0: must be at least 0 and less than 1"),
         ({"log_path": ""}, "log_path is empty"),
+        ({"seed": 2**32}, "seed=4294967296: must be less than"),
     ],
 )
 def test_values_that_make_no_sense(tmp_path, changes, message):

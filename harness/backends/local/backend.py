@@ -51,6 +51,11 @@ class LocalBackend(Backend):
                 raise ConfigError(f"backend.{option}={value}: must be at least 1")
         check_model(model_name)
 
+    def context_length(self, model_name: str) -> int | None:
+        from harness.backends.local.model import context_length
+
+        return context_length(model_name)
+
     def numerics(self) -> dict[str, Any]:
         from harness.backends.local import torch_setup
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,15 @@ def local_model_path(model_name: str) -> str:
     """Where transformers finds the weights: a packaged model's converted folder, else the name unchanged."""
     gguf = packaged_gguf(model_name)
     return model_name if gguf is None else str(converted(gguf, "weights", functools.partial(_convert, gguf)))
+
+
+def context_length(model_name: str) -> int | None:
+    """What the model's config.json says, where it lies in a folder; None where it says nothing, or is on the hub."""
+    config = Path(local_model_path(model_name)).expanduser() / "config.json"
+    if not config.exists():
+        return None
+    document = json.loads(config.read_text())
+    return document.get("text_config", document).get("max_position_embeddings")
 
 
 def load_lora_model(
