@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.exceptions import BackendError, ConfigError
-from harness.model_info import PACKAGED_MODELS, packaged_gguf
+from harness.exceptions import ConfigError
 from harness.tokenizer_utils import converted, get_tokenizer
 from tests.tiny_model import make_tiny_model
 
@@ -132,15 +131,3 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     assert str(error.value).endswith(
         "/tokenizer: cannot be written (Not a directory): make room, or set XDG_CACHE_HOME to another folder"
     )
-
-
-def test_a_packaged_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (name,) = PACKAGED_MODELS
-    try:
-        packaged_gguf(name)
-    except BackendError:
-        pytest.skip("its package is not installed")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    tokenizer = get_tokenizer(name)
-    assert tokenizer.encode("<|im_start|>Hello<|im_end|>") == [1, 19556, 2]
-    assert tokenizer.chat_template

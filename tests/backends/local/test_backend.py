@@ -8,8 +8,7 @@ import torch
 
 from harness.backends.local.backend import LocalBackend
 from harness.backends.local.torch_setup import best_dtype
-from harness.exceptions import BackendError, ConfigError
-from harness.model_info import PACKAGED_MODELS
+from harness.exceptions import ConfigError
 from tests.backends.local.support import make_client
 
 ROOT = Path(__file__).parents[3]
@@ -105,21 +104,3 @@ def test_another_machine_is_warned_of(tiny_model: Path, tmp_path: Path, caplog: 
     with caplog.at_level(logging.WARNING, logger="harness"):
         make_client(tiny_model, tmp_path, numerics=numerics).close()
     assert caplog.messages == [f"torch is {torch.__version__}, the run was started on 1.0: last digits may differ"]
-
-
-def test_a_packaged_model_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from harness.backends.local import model as model_room
-
-    (name,) = PACKAGED_MODELS
-    try:
-        LocalBackend().check(name)
-    except BackendError:
-        pytest.skip("its package is not installed")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = Path(model_room.local_model_path(name))
-    assert folder.parent.parent == tmp_path / "sft-harness" / "models"
-    monkeypatch.setattr(model_room, "_convert", lambda gguf, folder: pytest.fail("converted again"))
-    assert model_room.local_model_path(name) == str(folder)
-    loaded = model_room._load(str(folder), torch.float32)
-    assert loaded.num_parameters() == 134_515_008
-    assert not hasattr(loaded.config, "quantization_config")
