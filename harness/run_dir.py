@@ -141,25 +141,33 @@ class RunDir:
             RunDirError: where there is none or it cannot be read.
         """
         try:
-            return json.loads((self / CONFIG).read_text())
+            document = json.loads((self / CONFIG).read_text())
         except FileNotFoundError:
             raise RunDirError(f"{self}: no {CONFIG}: not a run directory") from None
         except ValueError as error:
             raise RunDirError(f"{self / CONFIG}: not JSON ({error}): restore it or use another log_path") from None
+        if not isinstance(document, dict) or "run_id" not in document:
+            raise RunDirError(f"{self / CONFIG}: not a run's: restore it or use another log_path")
+        return document
 
     def metrics(self) -> list[Row]:
-        return read_jsonl(self / METRICS)
+        return self._rows(METRICS, STEP)
 
     def eval_examples(self) -> list[Row]:
-        return read_jsonl(self / EVAL_EXAMPLES)
+        return self._rows(EVAL_EXAMPLES, STEP, "set")
 
     def attempts(self) -> list[Row]:
-        return read_jsonl(self / ATTEMPTS)
+        return self._rows(ATTEMPTS, "attempt", "event")
+
+    def num_steps_recorded(self) -> int:
+        """Steps 0, 1, … that have a row, up to the first that has none."""
+        steps = {row[STEP] for row in self.metrics()}
+        return next(step for step in range(len(steps) + 1) if step not in steps)
 
     def checkpoints(self) -> list[CheckpointRecord]:
         """Every checkpoint that was ever logged, oldest first; of several rows of one name the last one counts."""
         latest: dict[str, Row] = {}
-        for row in read_jsonl(self / CHECKPOINTS):
+        for row in self._rows(CHECKPOINTS, "name", STEP, EPOCH, "batch", "state_path"):
             earlier = latest.pop(row["name"], {})
             latest[row["name"]] = earlier | row
         return sorted((CheckpointRecord.from_row(row) for row in latest.values()), key=lambda r: r.step)
@@ -183,9 +191,11 @@ class RunDir:
         return attempts[-1].get("state", "KILLED")
 
     def is_finished(self) -> bool:
-        """Whether the run is complete."""
+        """Whether the run is complete, and its rows are."""
         attempts = self.attempts()
-        return bool(attempts) and attempts[-1].get("state") == "FINISHED"
+        if not attempts or attempts[-1].get("state") != "FINISHED":
+            return False
+        return all(record.step <= self.num_steps_recorded() for record in self.checkpoints() if record.final)
 
     def is_locked(self) -> bool:
         """Whether a living process is writing here."""
@@ -202,6 +212,14 @@ class RunDir:
         except OSError:  # a read-only copy: nobody can be writing to it
             return False
 
+    def _rows(self, name: str, *keys: str) -> list[Row]:
+        rows = read_jsonl(self / name)
+        for number, row in enumerate(rows, start=1):
+            for key in keys:
+                if key not in row:
+                    raise RunDirError(f"{self / name}:{number}: no {key!r} in it: remove or mend that line")
+        return rows
+
     # ---- writing
 
     @contextlib.contextmanager
@@ -213,8 +231,8 @@ class RunDir:
         """
         import filelock
 
-        made = not self.path.exists()
         try:
+            made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(self / _LOCK, timeout=1)  # a reader may be asking is_locked() just now
             lock.acquire()
@@ -292,7 +310,7 @@ class RunDir:
 def _is_run(path: Path) -> bool:
     """Whether a run was started here; a model's folder has a config.json too."""
     try:
-        return (path / METRICS).exists() or (RunDir(path).exists() and "run_id" in RunDir(path).config())
+        return (path / METRICS).exists() or bool(RunDir(path).config())
     except RunDirError:
         return False
 

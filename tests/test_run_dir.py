@@ -98,7 +98,7 @@ def test_superseded_rows_move_aside_once_even_when_moved_twice(run):
     rows = [{"step": step, "ts": step} for step in range(4)]
     with run.lock():
         append_jsonl(run / run_dir.METRICS, rows)
-        append_jsonl(run / run_dir.EVAL_EXAMPLES, [{"step": 0}, {"step": 2}])
+        append_jsonl(run / run_dir.EVAL_EXAMPLES, [{"step": 0, "set": ""}, {"step": 2, "set": ""}])
         run.supersede(2, attempt=2)
         append_jsonl(run / run_dir.METRICS, rows[2:])  # as if a crash had come before they were cut
         with (run / "metrics.superseded.jsonl").open("a") as file:
@@ -106,7 +106,7 @@ def test_superseded_rows_move_aside_once_even_when_moved_twice(run):
         run.supersede(2, attempt=3)
     assert run.is_superseded()
     assert run.metrics() == rows[:2]
-    assert run.eval_examples() == [{"step": 0}]
+    assert run.eval_examples() == [{"step": 0, "set": ""}]
     aside = read_jsonl(run / "metrics.superseded.jsonl")
     assert [(row["step"], row["superseded_by_attempt"]) for row in aside] == [(2, 2), (3, 2)]
 

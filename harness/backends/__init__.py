@@ -18,4 +18,8 @@ class BackendFactory(chz.factories.subclass):
         super().__init__(base_cls=Backend, default_cls=LocalBackend)
 
     def from_string(self, factory: str) -> Callable[..., Any]:
-        return BACKENDS[factory] if factory in BACKENDS else super().from_string(factory)
+        if factory in BACKENDS:
+            return BACKENDS[factory]
+        if ":" not in factory:
+            raise chz.factories.MetaFromString(f"no such backend; there is {', '.join(BACKENDS)}, or module:Class")
+        return super().from_string(factory)

@@ -67,6 +67,11 @@ class Batches:
         self._epoch: int | None = None
         self.steps_per_epoch = len(dataset) // accumulation
         if not self.steps_per_epoch:
+            if not len(dataset) and dataset.num_left_over:
+                raise DataError(
+                    f"the training set has {dataset.num_left_over} examples, fewer than one batch: make batch_size "
+                    f"{dataset.num_left_over} or smaller, or add data"
+                )
             raise DataError(
                 f"the training set fills {len(dataset)} batches and an update takes {accumulation}: "
                 "make batch_size or gradient_accumulation_steps smaller, or add data"

@@ -12,7 +12,7 @@ from rich.console import Console
 from harness import run_dir
 from harness.backends.base import Backend, TrainingClient
 from harness.exceptions import CheckpointDamagedError, DataError
-from harness.run_dir import CheckpointRecord, Row, RunDir
+from harness.run_dir import METRICS, CheckpointRecord, Row, RunDir
 from harness.supervised import provenance
 from harness.supervised.batches import Batches, Position
 from harness.supervised.config import Config
@@ -111,7 +111,8 @@ def prepare(run: RunDir, config: Config, console: Console) -> Job:
 
 
 def restore(run: RunDir, config: Config, job: Job) -> Restored:
-    """Load the model as the last logged checkpoint left it; a damaged checkpoint is passed over for the one before."""
+    """Load the model as the last logged checkpoint left it; passed over for one before it is a checkpoint that
+    is damaged, or whose rows are not all there."""
 
     def create(state_path: str | None = None, weights_path: str | None = None) -> TrainingClient:
         return config.backend.create_training_client(
@@ -124,11 +125,15 @@ def restore(run: RunDir, config: Config, job: Job) -> Restored:
             weights_path=weights_path,
         )
 
+    num_recorded = run.num_steps_recorded()
     for record in reversed([record for record in run.checkpoints() if not record.deleted]):
+        if record.step > num_recorded:
+            logger.warning("going back before checkpoint %s: %s has no step %d", record.name, METRICS, num_recorded)
+            continue
         try:
             return Restored(create(state_path=record.state_path), record, config.backend)
         except CheckpointDamagedError as error:
-            logger.warning("%s: going back to the checkpoint before it", error)
+            logger.warning("going back before checkpoint %s: %s", record.name, error)
     return Restored(create(weights_path=config.load_checkpoint_path), None, config.backend)
 
 

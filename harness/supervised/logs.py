@@ -8,13 +8,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from harness.exceptions import RunDirError
+
 _ROOT = logging.getLogger("harness")
 
 
 @contextlib.contextmanager
 def logging_to(file: Path, console: Console) -> Iterator[None]:
     """Send what ``harness`` logs to ``file``, and its warnings to ``console``, while the context lasts."""
-    to_file = logging.FileHandler(file, encoding="utf-8")
+    try:
+        to_file = logging.FileHandler(file, encoding="utf-8")
+    except OSError as error:
+        raise RunDirError(
+            f"{file}: cannot be written ({error.strerror}): mend it, or choose another log_path"
+        ) from None
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     to_console = _ConsoleHandler(console)
     level = _ROOT.level

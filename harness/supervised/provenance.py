@@ -15,7 +15,7 @@ import chz
 
 from harness import __version__
 from harness.config_io import differences, flatten, redact_argv, to_json
-from harness.exceptions import ConfigError
+from harness.exceptions import ConfigError, RunDirError
 from harness.run_dir import Row, RunDir
 
 _LIBRARIES = ("torch", "transformers", "peft", "tinker", "datasets", "numpy", "mlflow")
@@ -37,11 +37,16 @@ def document(config: Any, *, recipe: str | None, numerics: Row, data: Row) -> Ro
 
 
 def check_same_config(run: RunDir, config: Any) -> None:
-    """Raise ConfigError where ``run`` was started with a config that gives other numbers.
+    """Raise ConfigError where ``run`` was started with a config that gives other numbers, RunDirError where it was
+    started and its config is gone. A run that was not started takes any config.
 
     Where its directory or its data lie, how it is tracked and how far requests run ahead are no differences: such
     fields carry ``metadata={"place": True}``.
     """
+    if not run.exists():
+        if run.metrics() or run.checkpoints():
+            raise RunDirError(f"{run}: rows of a run, and no config.json: restore it, or choose another log_path")
+        return
     places = _places(config)
 
     def numbers(flat: Row) -> Row:

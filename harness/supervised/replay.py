@@ -38,6 +38,10 @@ class Ledger:
     def __init__(self, run: RunDir, *, next_step: int, attempt: int):
         self._run = run
         self._attempt = attempt
+        gap = run.num_steps_recorded()
+        if any(row[run_dir.STEP] > gap for row in run.metrics()):
+            logger.warning("%s: no step %d in metrics.jsonl: the rows after it are moved aside", run, gap)
+            run.supersede(gap, attempt)
         rows = run.metrics()
         self._tested = {row[run_dir.STEP]: nll for row in rows if (nll := run_dir.first_test_nll(row)) is not None}
         self._recorded = {row[run_dir.STEP]: row for row in rows if row[run_dir.STEP] >= next_step}

@@ -40,8 +40,7 @@ async def main(config: Config) -> None:
     config.backend.check(config.model_name)
     run = RunDir(config.log_path)
     with run.lock(), logging_to(run / run_dir.LOG, console):
-        if run.exists():
-            provenance.check_same_config(run, config)
+        provenance.check_same_config(run, config)
         if run.is_finished():
             console.print(f"{run}: complete, nothing to train")
             with Attempt(run, config, console) as attempt:

@@ -18,12 +18,16 @@ ROW = {
 }
 
 
+ROWS = [*({"step": step, "ts": 0} for step in range(3)), ROW]
+
+
 @pytest.fixture
 def run(tmp_path):
     run = RunDir(tmp_path / "r")
     with run.lock():
         run.write_config({"run_id": "x"})
-        run.append_metrics(ROW)
+        for row in ROWS:
+            run.append_metrics(row)
         yield run
 
 
@@ -31,7 +35,7 @@ def test_an_equal_row_is_verified_and_the_recorded_one_stays(run):
     ledger = Ledger(run, next_step=3, attempt=2)
     ledger.write(ROW | {"ts": 2, "time/step": 9.0}, [])
     assert (ledger.num_verified, ledger.exact) == (1, True)
-    assert run.metrics() == [ROW]
+    assert run.metrics() == ROWS
 
 
 @pytest.mark.parametrize(
@@ -51,7 +55,7 @@ def test_every_key_that_the_config_cannot_change_is_held(run, key, value):
     assert (ledger.num_verified, ledger.exact) == (0, None)
     ledger.write(ROW | {key: value}, [])
     assert (ledger.num_verified, ledger.exact) == (0, False)
-    assert run.metrics() == [ROW | {key: value}]
+    assert run.metrics() == [*ROWS[:3], ROW | {key: value}]
     assert run.is_superseded()
 
 
@@ -66,5 +70,5 @@ def test_the_best_step_is_of_the_rows_that_stand(run):
 def test_what_is_not_finite_is_refused_before_anything_is_written(run):
     with pytest.raises(BackendError, match="test/nll is inf at step 4: lower learning_rate"):
         Ledger(run, next_step=4, attempt=1).write({"step": 4, "test/nll": float("inf")}, [{"set": ""}])
-    assert run.metrics() == [ROW]
+    assert run.metrics() == ROWS
     assert run.eval_examples() == []

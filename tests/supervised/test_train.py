@@ -210,7 +210,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
     newest = RunDir(tmp_path / "r").checkpoints()[-1]
     (tmp_path / "r" / newest.state_path / "state.json").write_text("{")
     resumed = run(config(tmp_path / "r", keep="all", eval_every=0))
-    assert "going back to the checkpoint before it" in capsys.readouterr().out
+    assert "going back before checkpoint" in capsys.readouterr().out
     assert resumed.attempts()[-2]["next_step"] == newest.step - 3
     assert same(resumed.metrics()) == same(run(config(tmp_path / "whole", eval_every=0)).metrics())
 
@@ -245,6 +245,42 @@ def test_checkpoints_of_a_history_that_was_left_are_not_gone_back_to(tmp_path):
     state.write_text(whole_state)
     resumed = run(config(tmp_path / "r", **changes))
     assert [row["step"] for row in resumed.metrics()] == list(range(15))
+
+
+@pytest.mark.parametrize("kept", [slice(0, 2), slice(0, 0), slice(3, None)])
+def test_rows_that_were_lost_are_made_again(tmp_path, kept):
+    finished = run(config(tmp_path / "r", keep="all"))
+    rows = finished.metrics()
+    rewrite_jsonl(finished / "metrics.jsonl", rows[kept])
+    again = run(config(tmp_path / "r", keep="all"))
+    assert same(again.metrics()) == same(rows)
+    assert [row["step"] for row in again.eval_examples()] == [0, 4, 8, 12, 15]
+
+
+def test_rows_without_a_config_are_nobody_s(tmp_path):
+    finished = run(config(tmp_path / "r"))
+    (finished / "config.json").unlink()
+    with pytest.raises(RunDirError, match=r"rows of a run, and no config\.json: restore it"):
+        run(config(tmp_path / "r", learning_rate=0.2))
+    assert len(finished.metrics()) == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", "{}", r"config\.json: not a run's"),
+        ("config.json", "[]", r"config\.json: not a run's"),
+        ("checkpoints.jsonl", '{"a": 1}\n', r"checkpoints\.jsonl:1: no 'name' in it: remove or mend that line"),
+        ("attempts.jsonl", '{"x": 1}\n', r"attempts\.jsonl:1: no 'attempt' in it"),
+        ("metrics.jsonl", '{"x": 1}\n', r"metrics\.jsonl:1: no 'step' in it"),
+    ],
+)
+def test_files_that_are_not_a_run_s_are_named(tmp_path, name, content, message):
+    with pytest.raises(Died):
+        run(config(tmp_path / "r", backend=FakeBackend(die_after=16)))
+    (tmp_path / "r" / name).write_text(content)
+    with pytest.raises(RunDirError, match=message):
+        run(config(tmp_path / "r"))
 
 
 def test_an_evaluation_that_comes_out_differently_is_noticed(tmp_path):
@@ -420,8 +456,10 @@ def test_named_test_sets(tmp_path):
 
 
 def test_a_batch_larger_than_the_data_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(DataError, match="the training set fills 0 batches and an update takes 1"):
+    with pytest.raises(DataError, match="the training set has 23 examples, fewer than one batch"):
         run(config(tmp_path / "r", dataset_builder=WordsBuilder(batch_size=24)))
+    with pytest.raises(DataError, match="the training set fills 5 batches and an update takes 6"):
+        run(config(tmp_path / "r", gradient_accumulation_steps=6))
     assert not (tmp_path / "r" / "config.json").exists()
 
 

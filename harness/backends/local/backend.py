@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -49,6 +50,8 @@ class LocalBackend(Backend):
             value = getattr(self, option)
             if value is not None and value < 1:
                 raise ConfigError(f"backend.{option}={value}: must be at least 1")
+        if (self.num_threads or 0) > (os.cpu_count() or 1):
+            raise ConfigError(f"backend.num_threads={self.num_threads}: this machine has {os.cpu_count()}")
         check_model(model_name)
 
     def context_length(self, model_name: str) -> int | None:
@@ -90,7 +93,14 @@ class LocalBackend(Backend):
 
         def make_engine() -> Engine:
             torch_setup.apply(numerics)
-            engine = Engine(model_name, lora_rank=lora_rank, seed=seed, numerics=numerics)
+            try:
+                engine = Engine(model_name, lora_rank=lora_rank, seed=seed, numerics=numerics)
+            except (MemoryError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and "memory" not in str(error):
+                    raise
+                raise BackendError(
+                    f"not enough memory for {model_name} with lora_rank={lora_rank}: lower it, or take a smaller model"
+                ) from error
             if state_path is not None:
                 engine.load_state(run_path / state_path)
             elif weights_path is not None:

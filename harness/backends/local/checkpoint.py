@@ -72,7 +72,7 @@ def read(folder: Path) -> dict[str, bytes]:
         raise CheckpointDamagedError(f"{folder}: no such checkpoint: resume from another")
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        version, hashes = manifest["format"], manifest["files"]
+        version, hashes = int(manifest["format"]), dict(manifest["files"])
     except (OSError, ValueError, KeyError, TypeError):
         raise CheckpointDamagedError(
             f"{folder / MANIFEST}: missing or damaged: resume from another checkpoint"

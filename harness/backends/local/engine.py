@@ -17,7 +17,7 @@ from harness.backends.local import checkpoint, torch_setup
 from harness.backends.local.logprobs import TokenLogprobs
 from harness.backends.local.microbatch import Sequence, pad, plan, read_datum
 from harness.backends.local.model import load_lora_model
-from harness.exceptions import BackendError
+from harness.exceptions import BackendError, CheckpointDamagedError
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _ADAPTER_MUST_AGREE = ("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
@@ -166,6 +166,9 @@ class Engine:
             BackendError: where it is another LoRA's.
         """
         files = checkpoint.read(folder)
+        for name in (checkpoint.ADAPTER_CONFIG, checkpoint.ADAPTER):
+            if name not in files:
+                raise CheckpointDamagedError(f"{folder}: no {name} in its manifest: resume from another checkpoint")
         if checkpoint.OPTIMIZER not in files:
             raise BackendError(f"{folder}: weights alone: a run resumes from a state with its optimiser")
         self._take_weights(folder, files)
@@ -190,7 +193,10 @@ class Engine:
         own, theirs = json.loads(self._adapter_config()), json.loads(files[checkpoint.ADAPTER_CONFIG])
         for key in _ADAPTER_MUST_AGREE:
             if theirs.get(key, own[key]) != own[key]:
-                raise BackendError(f"{folder}: an adapter with {key}={theirs[key]}; this run's has {key}={own[key]}")
+                raise BackendError(
+                    f"{folder}: an adapter with {key}={theirs[key]}; this run's has {key}={own[key]}: "
+                    "set lora_rank and backend.lora_alpha to the adapter's"
+                )
         weights = safetensors.torch.load(files[checkpoint.ADAPTER])
         shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
         expected = {name: tuple(parameter.shape) for name, parameter in self.parameters.items()}

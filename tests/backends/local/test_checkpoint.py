@@ -140,12 +140,16 @@ def test_no_such_checkpoint(make: Make, tmp_path: Path):
 
 def test_another_lora_is_refused(make: Make, tiny_model: Path, tmp_path: Path):
     folder = saved(make, tmp_path)
+    fix = "set lora_rank and backend.lora_alpha to the adapter's"
     with pytest.raises(BackendError) as error:
         make(weights_path=str(folder), lora_rank=8)
-    assert str(error.value) == f"{folder}: an adapter with r=4; this run's has r=8"
+    assert (
+        str(error.value)
+        == f"{folder}: an adapter with r=4; this run's has r=8: set lora_rank and backend.lora_alpha to the adapter's"
+    )
     with pytest.raises(BackendError) as error:
         make(weights_path=str(folder), lora_alpha=16)
-    assert str(error.value) == f"{folder}: an adapter with lora_alpha=32; this run's has lora_alpha=16"
+    assert str(error.value) == f"{folder}: an adapter with lora_alpha=32; this run's has lora_alpha=16: {fix}"
 
 
 def test_an_adapter_of_other_layers_is_refused(make: Make, tiny_model: Path, tmp_path: Path):
