@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
-import re
+import contextlib
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.exceptions import RendererError
+from harness.renderers.encoding import Encoder
+from harness.renderers.encoding import Span as Span
+from harness.renderers.messages import Message as Message
+from harness.renderers.messages import TrainOnWhat as TrainOnWhat
+from harness.renderers.messages import check_messages as check_messages
+from harness.renderers.messages import plain_messages, trained_messages
 
 if TYPE_CHECKING:
     import tinker
 
-Message = Mapping[str, Any]
-"""``{"role": "system" | "user" | "assistant", "content": text}``."""
-
-Span = tuple[int, int]
-"""Characters ``start`` to ``end`` (exclusive) of a rendered conversation."""
-
-
-class TrainOnWhat(StrEnum):
-    """Which messages carry loss. A message's trained span is what the model itself would generate: its content and
-    its end-of-turn, never its header."""
-
-    ALL_ASSISTANT_MESSAGES = "all_assistant_messages"
-    LAST_ASSISTANT_MESSAGE = "last_assistant_message"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,10 +34,14 @@ class SupervisedExample:
     Attributes:
         tokens: The whole conversation, n tokens.
         token_weights: Loss weight of each token, float32 of shape (n,).
+        num_truncated: Tokens that were cut off its end.
+        end_cut_off: Whether the cut went through what is trained: its end, the end-of-turn with it, is not shown.
     """
 
     tokens: list[int]
     token_weights: np.ndarray
+    num_truncated: int = 0
+    end_cut_off: bool = False
 
     @property
     def chunk(self) -> tinker.EncodedTextChunk:
@@ -69,12 +65,38 @@ class SupervisedExample:
 
         return iter((tinker.ModelInput.from_ints(self.tokens), self.token_weights))
 
+    def truncated(self, max_length: int | None) -> SupervisedExample:
+        """The first ``max_length`` tokens; None cuts nothing."""
+        if max_length is None or len(self.tokens) <= max_length:
+            return self
+        weights = self.token_weights
+        return SupervisedExample(
+            tokens=self.tokens[:max_length],
+            token_weights=weights[:max_length],
+            num_truncated=self.num_truncated + len(self.tokens) - max_length,
+            end_cut_off=bool(weights[max_length - 1] and weights[max_length]),
+        )
+
 
 class Renderer(ABC):
-    """Turns conversations into tokens for one tokenizer. Make one with :func:`harness.renderers.get_renderer`."""
+    """Turns conversations into tokens for one tokenizer. Make one with :func:`harness.renderers.get_renderer`.
+
+    One of your own defines ``stop``, :meth:`generation_prompt` and :meth:`render`. They get messages in one form:
+    dicts whose ``content`` is a text, with ``reasoning_content`` and ``tool_calls`` where an assistant has them.
+
+    Attributes:
+        stop: What the model generates to end its turn; "" where the format has no such thing.
+        max_length: Tokens at which :meth:`build_supervised_example` cuts a conversation; None never cuts.
+    """
+
+    stop: str
+    max_length: int | None = None
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
+        self._encoder = Encoder(tokenizer)
+        self._warned: set[str] = set()
+        self._is_silent = False
 
     @abstractmethod
     def generation_prompt(self, messages: Sequence[Message]) -> str:
@@ -91,80 +113,74 @@ class Renderer(ABC):
     def build_supervised_example(
         self,
         messages: Sequence[Message],
-        train_on_what: TrainOnWhat = TrainOnWhat.ALL_ASSISTANT_MESSAGES,
+        train_on_what: TrainOnWhat | str = TrainOnWhat.ALL_ASSISTANT_MESSAGES,
     ) -> SupervisedExample:
         """The conversation in tokens, with weight 1 on what ``train_on_what`` names and 0 elsewhere.
 
         Raises:
             RendererError: for messages that are malformed, or that the format has no way to say.
         """
-        check_messages(messages)
-        text, spans = self.render(messages, trained_messages(messages, train_on_what))
-        return encode_spans(self.tokenizer, text, spans)
+        plain = plain_messages(messages)
+        trained = trained_messages(messages, train_on_what)
+        if train_on_what == TrainOnWhat.ALL_TOKENS:
+            text, _ = self.render(plain, [])
+            spans = [(0, len(text))]
+        else:
+            text, spans = self.render(plain, trained)
+        example = SupervisedExample(*self._encoder.encode_spans(text, spans)).truncated(self.max_length)
+        if example.num_truncated:
+            self.warn_once(f"conversations are cut at max_length={self.max_length}")
+        return example
 
+    def build_generation_prompt(self, messages: Sequence[Message]) -> tinker.ModelInput:
+        """The tokens after which the model would generate the next assistant message.
 
-def check_messages(messages: Sequence[Message]) -> None:
-    """Raise RendererError unless ``messages`` is a list of one or more roles and texts."""
-    if not isinstance(messages, Sequence) or isinstance(messages, str):
-        raise RendererError(f"messages must be a list of roles and contents, found {type(messages).__name__}")
-    if not messages:
-        raise RendererError("messages is empty: a conversation needs at least one message")
-    for i, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            raise RendererError(f"messages[{i}] must be an object, found {type(message).__name__}")
-        for key in ("role", "content"):
-            if key not in message:
-                raise RendererError(f'messages[{i}] has no "{key}"; found {sorted(message)}')
-            if not isinstance(message[key], str):
-                raise RendererError(f"messages[{i}].{key} must be a string, found {type(message[key]).__name__}")
-            try:
-                message[key].encode()
-            except UnicodeEncodeError as error:
-                raise RendererError(f"messages[{i}].{key} holds half of a character ({error.reason})") from None
+        Raises:
+            RendererError: for messages that are malformed, or that the format has no way to say.
+        """
+        import tinker
 
+        return tinker.ModelInput.from_ints(self._encoder.encode(self.generation_prompt(plain_messages(messages))))
 
-def trained_messages(messages: Sequence[Message], train_on_what: TrainOnWhat) -> list[int]:
-    """The indices of the messages that carry loss."""
-    assistant = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    match TrainOnWhat(train_on_what):
-        case TrainOnWhat.ALL_ASSISTANT_MESSAGES:
-            return assistant
-        case TrainOnWhat.LAST_ASSISTANT_MESSAGE:
-            return assistant[-1:]
+    def get_stop_sequences(self) -> list[int] | list[str]:
+        """What sampling stops at: the id of the end-of-turn's token, or its text where it is no single token."""
+        tokens = self._encoder.encode(self.stop) if self.stop else [self.tokenizer.eos_token_id]
+        return tokens if len(tokens) == 1 else [self.stop]
 
+    def parse_response(self, tokens: Sequence[int]) -> tuple[dict[str, Any], bool]:
+        """What the model generated after a generation prompt, as a message.
 
-def encode_spans(tokenizer: Any, text: str, spans: Sequence[Span]) -> SupervisedExample:
-    """Tokenise ``text`` as the tokenizer would, with weight 1 on the tokens of ``spans``.
+        Returns:
+            The assistant's message, and whether it is whole: it ended its turn (with the end-of-turn or the tokenizer's
+            end-of-sequence token), and every tool call in it could be read.
+        """
+        stops = self.get_stop_sequences()
+        ends = {self.tokenizer.eos_token_id, *stops}
+        end = next((k for k, token in enumerate(tokens) if token in ends), None)
+        text = self.tokenizer.decode(list(tokens[:end]), clean_up_tokenization_spaces=False)
+        text, found, _ = text.partition(stops[0]) if isinstance(stops[0], str) else (text, "", "")
+        message, readable = self.parse_text(text)
+        return message, readable and bool(found or end is not None)
 
-    Where one token would cover both the last character of a prompt and the first of a span, the text is cut there and
-    tokenised in two: at inference the prompt is tokenised without what follows, so this is what the model will see.
-    """
-    starts = np.array([start for start, _ in spans], dtype=np.int64)
-    tokens, offsets = _encode(tokenizer, text, cuts=[])
-    straddled = [s for s in starts if ((offsets[:, 0] < s) & (s < offsets[:, 1])).any()]
-    if straddled:
-        tokens, offsets = _encode(tokenizer, text, cuts=straddled)
-    weights = np.zeros(len(tokens), dtype=np.float32)
-    for start, end in spans:
-        weights[(offsets[:, 0] >= start) & (offsets[:, 0] < end)] = 1.0
-    return SupervisedExample(tokens, weights)
+    def parse_text(self, text: str) -> tuple[dict[str, Any], bool]:
+        """The message that an assistant's words are, their end aside, and whether all of it could be read."""
+        return {"role": "assistant", "content": text}, True
 
+    def warn_once(self, text: str, i: int | None = None) -> None:
+        """Report what a user should know, once a renderer and not once a conversation.
 
-def _encode(tokenizer: Any, text: str, cuts: Sequence[int]) -> tuple[list[int], np.ndarray]:
-    """Token ids, and the characters [start, end) of each, with the text cut at ``cuts``."""
-    if not tokenizer.is_fast:
-        raise RendererError(f"{tokenizer.name_or_path}: its tokenizer gives no character offsets: use one that is fast")
-    tokens: list[int] = []
-    offsets: list[np.ndarray] = []
-    bounds = [0, *cuts, len(text)]
-    for start, end in itertools.pairwise(bounds):
-        part = tokenizer(text[start:end], add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        tokens += part["input_ids"]
-        offsets.append(np.array(part["offset_mapping"], dtype=np.int64).reshape(-1, 2) + start)
-    return tokens, np.concatenate(offsets)
+        Args:
+            text: What it is.
+            i: The index of the message in which it was seen.
+        """
+        if text not in self._warned and not self._is_silent:
+            self._warned.add(text)
+            seen = "" if i is None else f" (first seen in messages[{i}])"
+            logger.warning("%s: %s%s", self.tokenizer.name_or_path, text, seen)
 
-
-def special_token_pattern(tokenizer: Any) -> re.Pattern[str]:
-    """Matches white space followed by one of the tokenizer's special or added tokens."""
-    tokens = sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}, key=len, reverse=True)
-    return re.compile(r"\s*(?:" + "|".join(map(re.escape, tokens)) + ")" if tokens else r"(?!)")
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        """Report nothing meanwhile: what is rendered is not the user's."""
+        self._is_silent = True
+        yield
+        self._is_silent = False

@@ -5,25 +5,37 @@ trains on all of it, an earlier one on the blank line (``User:`` is then the nex
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-from harness.renderers.base import Message, Renderer, Span
+from harness.exceptions import RendererError
+from harness.renderers.base import Message
+from harness.renderers.turns import Turn, TurnRenderer
 
 
-class RoleColonRenderer(Renderer):
+class RoleColonRenderer(TurnRenderer):
     """Renders every role as its capitalised name and a colon."""
 
-    def generation_prompt(self, messages: Sequence[Message]) -> str:
-        text, _ = self.render(messages, [])
-        return text + "Assistant:"
+    prompt = "Assistant:"
+    stop = "\n\nUser:"
 
-    def render(self, messages: Sequence[Message], trained: Sequence[int]) -> tuple[str, list[Span]]:
-        text = self.tokenizer.bos_token or ""
-        spans = []
+    def generation_prompt(self, messages: Sequence[Message]) -> str:
+        return "".join(header + body for header, body, _ in self._turns(messages)) + self.prompt
+
+    def turns(self, messages: Sequence[Message]) -> list[Turn]:
+        turns = self._turns(messages)
+        if messages[-1]["role"] == "assistant":
+            turns[-1] = turns[-1]._replace(body=turns[-1].body + "User:")
+        return turns
+
+    def _turns(self, messages: Sequence[Message]) -> list[Turn]:
+        turns = []
         for i, message in enumerate(messages):
-            text += f"{message['role'].capitalize()}:"
-            start = len(text)
-            text += f" {message['content']}\n\n"
-            if i in trained:
-                text += "User:" if i == len(messages) - 1 else ""
-                spans.append((start, len(text)))
-        return text, spans
+            for key in ("reasoning_content", "tool_calls"):
+                if key in message:
+                    raise RendererError(f"messages[{i}]: role_colon has no way to say {key}: take it out")
+            bos = "" if i else self.tokenizer.bos_token or ""
+            turns.append(Turn(f"{bos}{message['role'].capitalize()}:", f" {message['content']}\n\n"))
+        return turns
+
+    def parse_text(self, text: str) -> tuple[dict[str, Any], bool]:
+        return {"role": "assistant", "content": text.removeprefix(" ").removesuffix("\n\n")}, True

@@ -25,32 +25,39 @@ class ConversationDatum(tinker.Datum):
         example_id: Names the example in evaluations; "" stands for the digest of its content.
         slice: A part of the data that the example belongs to, or None.
         num_truncated: Tokens that ``max_length`` cut off.
+        end_cut_off: Whether the cut took the end-of-turn of a message that is trained in part.
     """
 
     example_id: str = ""
     slice: str | None = None
     num_truncated: int = 0
+    end_cut_off: bool = False
 
 
-def datum_from_example(example: SupervisedExample, max_length: int | None = None) -> ConversationDatum:
+def datum_from_example(
+    example: SupervisedExample, max_length: int | None = None, example_id: str = "", slice: str | None = None
+) -> ConversationDatum:
     """Shift for next-token prediction: ``target_tokens[i]`` and ``weights[i]`` belong to the token after input i.
 
     Args:
         example: n tokens and their weights.
         max_length: Keep the first ``max_length`` tokens.
+        example_id, slice: See :class:`ConversationDatum`.
 
     Returns:
         A datum of at most ``min(n, max_length) - 1`` positions: int64 ``target_tokens`` and float32 ``weights``.
     """
-    kept = len(example.tokens) if max_length is None else min(max_length, len(example.tokens))
-    tokens = example.tokens[:kept]
+    example = example.truncated(max_length)
     return ConversationDatum(
-        model_input=tinker.ModelInput.from_ints(tokens[:-1]),
+        model_input=tinker.ModelInput.from_ints(example.tokens[:-1]),
         loss_fn_inputs={
-            "target_tokens": tinker.TensorData.from_numpy(np.array(tokens[1:], dtype=np.int64)),
-            "weights": tinker.TensorData.from_numpy(example.token_weights[1:kept]),
+            "target_tokens": tinker.TensorData.from_numpy(np.array(example.target_tokens, dtype=np.int64)),
+            "weights": tinker.TensorData.from_numpy(example.weights),
         },
-        num_truncated=len(example.tokens) - kept,
+        example_id=example_id,
+        slice=slice,
+        num_truncated=example.num_truncated,
+        end_cut_off=example.end_cut_off,
     )
 
 

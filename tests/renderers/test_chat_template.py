@@ -3,15 +3,12 @@ import random
 
 import pytest
 
-from harness.exceptions import ConfigError, RendererError
+from harness.exceptions import RendererError
 from harness.renderers import TrainOnWhat, get_renderer
-from harness.renderers.base import encode_spans
+from tests.renderers.conversations import LOOK, says
+from tests.renderers.templates import CHATML, LLAMA3_2, QWEN3, llama_tokenizer, tiny_tokenizer
 from tests.tiny_model import make_tiny_tokenizer
 
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 # As Qwen3 does: an empty <think> in the last assistant turn alone.
 THINKING = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
@@ -108,15 +105,6 @@ def test_any_content_is_found_also_where_it_looks_like_the_template(tokenizer, t
         assert tokenizer.decode(example.tokens) == text
 
 
-def test_a_token_is_cut_where_it_would_join_a_prompt_and_its_answer(tokenizer):
-    text = "aa"  # the tokenizer has learned no such merge, so make one sure with a special token
-    assert encode_spans(tokenizer, text, [(1, 2)]).token_weights.sum() == 1
-    tokens = encode_spans(tokenizer, "<|im_end|>", [(3, 10)])
-    assert tokenizer.decode(tokens.tokens) == "<|im_end|>"
-    assert len(tokens.tokens) > 1
-    assert tokenizer.decode([t for t, w in zip(*[tokens.tokens, tokens.token_weights], strict=True) if w]) == "m_end|>"
-
-
 def test_a_prompt_that_opens_a_think_is_reported_once(tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
         rendering = renderer(tokenizer, OPEN_THINK)
@@ -135,17 +123,100 @@ def test_a_prompt_that_opens_a_think_does_not_run_into_the_answer(tokenizer, ans
     assert text[start:end] == answer + "<|im_end|>"
 
 
-def test_a_conversation_that_begins_with_the_assistant(tokenizer):
-    rendering = renderer(tokenizer, CHATML)
-    with pytest.raises(RendererError, match="begins with the message to train on"):
-        rendering.build_supervised_example(TALK[1:2])
-    assert trained(tokenizer, rendering.build_supervised_example(TALK[1:]))[-1] == "bye<|im_end|>"
+def test_half_a_character_is_refused(tokenizer):
+    with pytest.raises(RendererError, match=r"messages\[0\]\.content holds half of a character"):
+        renderer(tokenizer, CHATML).build_supervised_example([{"role": "user", "content": "\ud83d"}])
 
 
-def test_history_that_is_rendered_anew_is_refused(tokenizer):
-    counted = "{{ messages | length }}" + CHATML
+def test_history_that_is_rendered_anew_is_reported_once(tokenizer, caplog):
+    rendering = renderer(tokenizer, "{{ messages | length }}" + CHATML)
+    examples = [rendering.build_supervised_example(TALK) for _ in range(2)]
+    assert trained(tokenizer, examples[0]) == ["fine, thanks<|im_end|>", "bye<|im_end|>"]
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{tokenizer.name_or_path}: the chat template renders what comes before an assistant's message differently "
+        "once later messages follow: it trains after another text than the model will be given "
+        "(first seen in messages[1])"
+    ]
+
+
+def test_history_that_depends_on_a_content_is_refused_where_a_turn_s_beginning_cannot_be_told(tokenizer):
+    shouted = "{{ messages | length }}" + CHATML.replace("m['content'] +", "m['content'] | upper +")
     with pytest.raises(RendererError, match="train on that message as the last one"):
-        renderer(tokenizer, counted).build_supervised_example(TALK)
+        renderer(tokenizer, shouted).build_supervised_example(TALK)
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "said"),
+    [
+        (CHATML, [TALK[0], LOOK], "the chat template leaves out tool_calls (first seen in messages[1])"),
+        (
+            CHATML.replace("messages %}", "messages if m.role != 'system' %}"),
+            [says("system", "x"), *TALK],
+            "leaves out the content of system",
+        ),
+        (
+            CHATML,
+            [TALK[0], says("assistant", "hi", reasoning_content="so")],
+            "leaves out the reasoning_content of assistant",
+        ),
+        (
+            CHATML.replace("m['content']", "m['content'] | replace('how', 'who')"),
+            TALK,
+            "rewrites the content of user messages",
+        ),
+        (
+            CHATML.replace("m['content']", "m['content'] | trim"),
+            [says("user", "hi "), TALK[1]],
+            "white space at the ends",
+        ),
+    ],
+)
+def test_what_a_template_leaves_out_or_rewrites_is_reported_once(tokenizer, caplog, template, messages, said):
+    rendering = renderer(tokenizer, template)
+    for _ in range(3):
+        rendering.build_supervised_example(messages)
+    (record,) = caplog.records
+    assert said in record.getMessage()
+
+
+def test_tool_calls_are_trained_through_their_end(tokenizer):
+    talk = [TALK[0], LOOK, says("tool", '"found"'), TALK[1]]
+    for made, stop in ((tiny_tokenizer(QWEN3), "<|im_end|>"), (llama_tokenizer(LLAMA3_2), "<|eot_id|>")):
+        text, spans = get_renderer("chat_template", made).render(talk, [1, 3])
+        called, answered = (text[start:end] for start, end in spans)
+        assert '{"name": "look", ' in called
+        assert called.endswith(stop) and called.count(stop) == 1
+        assert answered.removeprefix("<think>\n\n</think>\n\n") == "fine, thanks" + stop
+
+
+def test_a_trained_message_that_is_dropped_is_refused(tokenizer):
+    dropping = CHATML.replace("messages %}", "messages if m.role != 'system' %}")
+    with pytest.raises(RendererError, match=r"drops or moves messages\[0\]: it cannot be trained on"):
+        renderer(tokenizer, dropping).build_supervised_example([says("system", "x"), *TALK], TrainOnWhat.ALL_MESSAGES)
+
+
+@pytest.mark.parametrize("template", [CHATML, THINKING, INST, QWEN3])
+def test_all_messages_and_user_messages(tokenizer, template):
+    example = renderer(tokenizer, template).build_supervised_example(TALK, TrainOnWhat.ALL_USER_AND_SYSTEM_MESSAGES)
+    end = " [/INST]" if template == INST else "<|im_end|>"
+    assert trained(tokenizer, example) == ["how are you" + end, "good" + end]
+    every = renderer(tokenizer, template).build_supervised_example(TALK, TrainOnWhat.ALL_MESSAGES)
+    mine = renderer(tokenizer, template).build_supervised_example(TALK)
+    assert every.tokens == example.tokens == mine.tokens
+    assert every.token_weights.tolist() == (example.token_weights + mine.token_weights).tolist()
+
+
+def test_a_template_is_rendered_twice_a_conversation_once_its_roles_are_known(tokenizer):
+    rendering = renderer(tokenizer, THINKING)
+    rendering.build_supervised_example(TALK)
+    rendered = []
+    apply = tokenizer.apply_chat_template
+    tokenizer.apply_chat_template = lambda *args, **more: rendered.append(1) or apply(*args, **more)
+    try:
+        rendering.build_supervised_example([{**message, "content": message["content"] * 2} for message in TALK])
+    finally:
+        del tokenizer.apply_chat_template
+    assert len(rendered) == 2
 
 
 def test_the_same_tokens_on_every_day(tokenizer):
@@ -163,44 +234,6 @@ def test_what_a_template_refuses_is_an_error_with_its_words(tokenizer):
         renderer(tokenizer, INST).build_supervised_example(TALK[:1] * 2)
 
 
-@pytest.mark.parametrize(
-    ("messages", "message"),
-    [
-        ("hi", "messages must be a list of roles and contents, found str"),
-        ([], "messages is empty"),
-        (["hi"], r"messages\[0\] must be an object, found str"),
-        ([{"role": "user"}], r'messages\[0\] has no "content"; found \[\'role\'\]'),
-        ([{"role": "user", "content": None}], r"messages\[0\]\.content must be a string, found NoneType"),
-        ([{"role": "user", "content": "\ud83d"}], r"messages\[0\]\.content holds half of a character"),
-        ([*TALK, {"role": 1, "content": ""}], r"messages\[4\]\.role must be a string, found int"),
-    ],
-)
-def test_malformed_messages(tokenizer, messages, message):
-    with pytest.raises(RendererError, match=message):
-        renderer(tokenizer, CHATML).build_supervised_example(messages)
-
-
-def test_no_template_and_no_renderer(tokenizer):
+def test_no_template(tokenizer):
     with pytest.raises(RendererError, match="has no chat template: use renderer_name=role_colon"):
         renderer(tokenizer, None)
-    with pytest.raises(ConfigError, match="renderer_name=qwen9: no such renderer; there are chat_template, role_colon"):
-        get_renderer("qwen9", tokenizer)
-
-
-def test_role_colon(tokenizer):
-    rendering = get_renderer("role_colon", tokenizer)
-    text, spans = rendering.render(TALK, [1, 3])
-    bos = tokenizer.bos_token or ""
-    assert text == (f"{bos}User: how are you\n\nAssistant: fine, thanks\n\nUser: good\n\nAssistant: bye\n\nUser:")
-    assert [text[start:end] for start, end in spans] == [" fine, thanks\n\n", " bye\n\nUser:"]
-    assert text[: spans[0][0]] == rendering.generation_prompt(TALK[:1])
-
-
-def test_the_example_is_shifted_and_unpacks_unshifted(tokenizer):
-    example = get_renderer("role_colon", tokenizer).build_supervised_example(messages=TALK)
-    assert example.chunk.tokens == example.tokens[:-1]
-    assert example.target_tokens == example.tokens[1:]
-    assert len(example.weights) == len(example.target_tokens)
-    model_input, weights = example
-    assert model_input.to_ints() == example.tokens
-    assert len(weights) == len(example.tokens)
