@@ -11,6 +11,7 @@ line and is only appended to. A line that a crash tore is dropped by readers and
 | eval_examples.jsonl | a row an evaluation of one test set: each example's id, summed NLL, token count  |
 | attempts.jsonl      | a row at the start and a row at the end of every attempt to train the run        |
 | mirror.json         | where in MLflow the run is mirrored, and how far                                 |
+| quarantine.jsonl    | rows of the data that were set aside as bad: file, line, reason, text; once      |
 | logs.log            | the log                                                                          |
 | checkpoints/        | what the local backend saved                                                     |
 
@@ -21,8 +22,9 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.exceptions import RunDirError
 from harness.files import Row, append_jsonl, cut_torn_line, read_jsonl, rewrite_jsonl, sync_path, write_json
@@ -33,6 +35,7 @@ CHECKPOINTS = "checkpoints.jsonl"
 EVAL_EXAMPLES = "eval_examples.jsonl"
 ATTEMPTS = "attempts.jsonl"
 MIRROR = "mirror.json"
+QUARANTINE = "quarantine.jsonl"
 LOG = "logs.log"
 CHECKPOINTS_DIR = "checkpoints"
 _LOCK = ".lock"
@@ -258,6 +261,11 @@ class RunDir:
         """Write config.json, once in the life of a run."""
         assert not self.exists(), "config.json is written once"
         write_json(self / CONFIG, document)
+
+    def write_quarantine(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write what of the data was set aside, before config.json; no file where that is nothing."""
+        (self / QUARANTINE).unlink(missing_ok=True)
+        append_jsonl(self / QUARANTINE, [dict(row) for row in rows])
 
     def write_mirror(self, document: Row) -> None:
         write_json(self / MIRROR, document)

@@ -187,7 +187,7 @@ class FakeBackend(Backend):
         (run_path / state_path).rmdir()
 
 
-def byte_datum(text: str, *, loss: bool = True, num_truncated: int = 0) -> Any:
+def byte_datum(text: str, *, loss: bool = True, num_truncated: int = 0, end_cut_off: bool = False) -> Any:
     """``text`` and END as a datum: all but the first byte are targets."""
     import tinker
 
@@ -201,6 +201,7 @@ def byte_datum(text: str, *, loss: bool = True, num_truncated: int = 0) -> Any:
             "weights": tinker.TensorData.from_numpy(np.full(len(tokens) - 1, float(loss), dtype=np.float32)),
         },
         num_truncated=num_truncated,
+        end_cut_off=end_cut_off,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
@@ -15,7 +14,7 @@ import tinker
 
 from harness.exceptions import DataError
 from harness.supervised.datum import Scorer, digest, loss_weights
-from harness.supervised.types import SupervisedDataset
+from harness.supervised.types import EpochEnded, SupervisedDataset
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +54,8 @@ class Batches:
     """The batches of a run.
 
     One update takes ``accumulation`` consecutive batches of the dataset; such a group never straddles epochs, what is
-    left over at an epoch's end is passed over. A group in which no datum carries loss is passed over too.
+    left over at an epoch's end is passed over. A group in which no datum carries loss is passed over too. Where the
+    data of an epoch ends before the dataset's length, the next epoch begins.
     """
 
     def __init__(self, dataset: SupervisedDataset, *, tokenizer: Any, num_epochs: int, accumulation: int, seed: int):
@@ -64,7 +64,6 @@ class Batches:
         self._num_epochs = num_epochs
         self._accumulation = accumulation
         self._seed = seed
-        self._epoch: int | None = None
         self.steps_per_epoch = len(dataset) // accumulation
         if not self.steps_per_epoch:
             if not len(dataset) and dataset.num_left_over:
@@ -81,12 +80,15 @@ class Batches:
         """The batches from ``start`` on, ``ahead`` of them made before they are asked for."""
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenise")
         loop = asyncio.get_running_loop()
-        positions = self._positions(start)
-        making = deque(loop.run_in_executor(executor, self._make, p) for p in itertools.islice(positions, ahead + 1))
+        made = self._made(start)  # runs on the one tokenising thread
+
+        def make() -> asyncio.Future[Batch | None]:
+            return loop.run_in_executor(executor, next, made, None)
+
+        making = deque(make() for _ in range(ahead + 1))
         try:
-            while making:
-                batch = await making.popleft()
-                making.extend(loop.run_in_executor(executor, self._make, p) for p in itertools.islice(positions, 1))
+            while (batch := await making.popleft()) is not None:
+                making.append(make())
                 if batch.data:
                     yield batch
                 else:
@@ -94,19 +96,20 @@ class Batches:
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
 
-    def _positions(self, start: Position) -> Iterator[Position]:
+    def _made(self, start: Position) -> Iterator[Batch]:
         for epoch in range(start.epoch, self._num_epochs):
+            self._dataset.set_epoch(self._seed * 1_000_003 + epoch)
             first = start.batch if epoch == start.epoch else 0
-            for batch in range(first, self.steps_per_epoch * self._accumulation, self._accumulation):
-                yield Position(epoch, batch)
+            for index in range(first, self.steps_per_epoch * self._accumulation, self._accumulation):
+                indices = range(index, index + self._accumulation)
+                try:
+                    data = [datum for i in indices for datum in self._dataset.get_batch(i)]
+                except EpochEnded as ended:
+                    logger.info("epoch %d: %s", epoch, ended)
+                    break
+                yield self._batch(trainable(data), Position(epoch, index))
 
-    def _make(self, position: Position) -> Batch:
-        """Runs on the one tokenising thread, in the order of positions."""
-        if position.epoch != self._epoch:
-            self._dataset.set_epoch(self._seed * 1_000_003 + position.epoch)
-            self._epoch = position.epoch
-        indices = range(position.batch, position.batch + self._accumulation)
-        data = trainable([datum for index in indices for datum in self._dataset.get_batch(index)])
+    def _batch(self, data: list[tinker.Datum], position: Position) -> Batch:
         end = position.batch + self._accumulation
         ended = end >= self.steps_per_epoch * self._accumulation
         return Batch(

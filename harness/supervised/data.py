@@ -1,20 +1,22 @@
-"""Datasets of conversations: from Hugging Face, from any rows, from a JSONL file."""
+"""Datasets of conversations: from any rows, from Hugging Face, from a JSONL file."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 import chz
 import numpy as np
 
-from harness.exceptions import DataError, DataFileNotFoundError, RendererError
+from harness.exceptions import DataError
 from harness.renderers import Renderer, TrainOnWhat
-from harness.renderers.base import Message, check_messages
+from harness.renderers.base import Message
+from harness.supervised.conversation_files import read_conversations as read_conversations
+from harness.supervised.conversation_files import split_by_content
+from harness.supervised.mapping import FlatmapFn, MapFn, Mapper, Row, fingerprint
+from harness.supervised.streaming import (
+    StreamingSupervisedDatasetFromHFDataset as StreamingSupervisedDatasetFromHFDataset,
+)
 from harness.supervised.types import ChatDatasetBuilder, SupervisedDataset
 
 if TYPE_CHECKING:
@@ -22,11 +24,6 @@ if TYPE_CHECKING:
     import tinker
 
     from harness.supervised.datum import ConversationDatum
-
-logger = logging.getLogger(__name__)
-
-Row = dict[str, Any]
-MapFn = Callable[[Row], "tinker.Datum"]
 
 
 def conversation_to_datum(
@@ -36,6 +33,8 @@ def conversation_to_datum(
     train_on_what: TrainOnWhat | None = None,
     *,
     conversation: Sequence[Message] | None = None,
+    example_id: str = "",
+    slice: str | None = None,
 ) -> ConversationDatum:
     """A conversation as a training datum.
 
@@ -44,6 +43,8 @@ def conversation_to_datum(
         renderer: Turns them into tokens and weights.
         max_length: Tokens at which the conversation is cut; None never cuts.
         train_on_what: Which messages carry loss; None is all assistant messages.
+        example_id: Names the example in evaluations; "" stands for the digest of its content.
+        slice: A part of the data that the example belongs to.
 
     Returns:
         A datum of at most ``max_length - 1`` positions. Its weights are all 0 where nothing trainable is left: the
@@ -58,20 +59,23 @@ def conversation_to_datum(
     if given is None or renderer is None:
         raise TypeError("conversation_to_datum needs messages and a renderer")
     example = renderer.build_supervised_example(given, train_on_what or TrainOnWhat.ALL_ASSISTANT_MESSAGES)
-    return datum_from_example(example, max_length)
+    return datum_from_example(example, max_length, example_id, slice)
 
 
 class SupervisedDatasetFromRows(SupervisedDataset):
-    """Rows in memory, each mapped to a datum when its batch is asked for.
+    """Rows in memory, each mapped when its batch is asked for.
 
     An epoch is a permutation of the rows that its seed alone decides; before ``set_epoch`` they keep their order.
     Training leaves out the rows that do not fill a batch, other ones every epoch; ``all_batches`` has every row.
+    ``flatmap_fn`` makes any number of datums of a row: a batch is ``batch_size`` rows then, and what they become.
     """
 
-    def __init__(self, rows: Sequence[Row], batch_size: int, map_fn: MapFn):
+    def __init__(
+        self, rows: Sequence[Row], batch_size: int, map_fn: MapFn | None = None, flatmap_fn: FlatmapFn | None = None
+    ):
         self._rows = rows
         self._batch_size = batch_size
-        self._map_fn = map_fn
+        self._mapper = Mapper(map_fn, flatmap_fn)
         self._order = np.arange(len(rows))
 
     def get_batch(self, index: int) -> list[tinker.Datum]:
@@ -93,26 +97,38 @@ class SupervisedDatasetFromRows(SupervisedDataset):
         return len(self._rows) % self._batch_size
 
     def fingerprint(self) -> str:
-        hasher = hashlib.sha256()
-        for i in range(len(self._rows)):
-            hasher.update(_canonical(self._rows[i]))
-        return hasher.hexdigest()[:16]
+        return fingerprint(self._rows[i] for i in range(len(self._rows)))
 
     def _batch(self, index: int) -> list[tinker.Datum]:
         indices = self._order[index * self._batch_size : (index + 1) * self._batch_size]
-        return [self._map_fn(self._rows[int(i)]) for i in indices]
+        return [datum for i in indices.tolist() for datum in self._mapper(self._rows[i], self._where(i))]
+
+    def _where(self, index: int) -> str:
+        return f"row {index}"
 
 
 class SupervisedDatasetFromHFDataset(SupervisedDatasetFromRows):
-    """A Hugging Face ``datasets.Dataset``, each row mapped to a datum by ``map_fn``."""
+    """A Hugging Face ``datasets.Dataset``: see :class:`SupervisedDatasetFromRows`."""
 
-    def __init__(self, hf_dataset: datasets.Dataset, batch_size: int, map_fn: MapFn):
-        super().__init__(hf_dataset, batch_size, map_fn)  # pyright: ignore[reportArgumentType] # len() and [i] are enough
+    def __init__(
+        self,
+        hf_dataset: datasets.Dataset,
+        batch_size: int,
+        map_fn: MapFn | None = None,
+        flatmap_fn: FlatmapFn | None = None,
+    ):
+        if not hasattr(hf_dataset, "__len__"):
+            raise DataError(
+                f"hf_dataset is a {type(hf_dataset).__name__}, which has no length: "
+                "use StreamingSupervisedDatasetFromHFDataset"
+            )
+        super().__init__(hf_dataset, batch_size, map_fn, flatmap_fn)  # pyright: ignore[reportArgumentType] # len() and [i] are enough
 
 
 @chz.chz
 class FromConversationFileBuilder(ChatDatasetBuilder):
-    """Conversations from a JSONL file: an object with ``messages`` on every line.
+    """Conversations from a JSONL file, gzipped or not: an object with ``messages`` on every line, and ``id`` and
+    ``slice`` where the conversation has them.
 
     The test set is ``test_file_path``, or ``test_size`` conversations of ``file_path`` chosen by their content: their
     order in the file does not matter, equal conversations always fall on the same side, and one that is added takes the
@@ -123,6 +139,11 @@ class FromConversationFileBuilder(ChatDatasetBuilder):
     test_file_path: str | None = chz.field(default=None, doc="JSONL file to test on.", metadata={"place": True})
     test_size: int = chz.field(default=0, doc="Conversations of file_path held out to test on; 0 holds out none.")
     shuffle_seed: int = chz.field(default=0, doc="Decides which conversations are held out.")
+    on_bad_row: Literal["error", "quarantine"] = chz.field(
+        default="error",
+        doc="A line that cannot be used stops the run, or goes to quarantine.jsonl of the run with its reason; "
+        "quarantine renders every conversation once before the run starts.",
+    )
 
     @chz.validate
     def _check(self) -> None:
@@ -132,93 +153,44 @@ class FromConversationFileBuilder(ChatDatasetBuilder):
             raise ValueError("test_size and test_file_path are two test sets: give one of them")
 
     def __call__(self) -> tuple[SupervisedDataset, SupervisedDataset | None]:
-        train = read_conversations(self.file_path)
+        quarantined: list[Row] | None = [] if self.on_bad_row == "quarantine" else None
+        train = self._read(self.file_path, quarantined)
         test: list[Row] = []
         if self.test_file_path:
-            test = read_conversations(self.test_file_path)
+            test = self._read(self.test_file_path, quarantined)
         elif self.test_size:
             if self.test_size >= len(train):
                 raise DataError(
                     f"test_size={self.test_size} leaves nothing to train on of the {len(train)} conversations in "
                     f"{self.file_path}: make it smaller, or give a test_file_path"
                 )
-            train, test = _split_by_content(train, self.test_size, self.shuffle_seed)
-        return self._dataset(train), self._dataset(test) if test else None
+            train, test = split_by_content(train, self.test_size, self.shuffle_seed)
+        train_set = self._dataset(train)
+        train_set.quarantined = quarantined or ()
+        return train_set, self._dataset(test) if test else None
+
+    def _read(self, path: str, quarantined: list[Row] | None) -> list[Row]:
+        return read_conversations(path, quarantined, check=self._datum if quarantined is not None else None)
+
+    def _datum(self, row: Row) -> tinker.Datum:
+        common = self.common_config
+        return conversation_to_datum(
+            row["messages"],
+            self.renderer,
+            common.max_length,
+            common.train_on_what,
+            example_id=row["id"],
+            slice=row["slice"],
+        )
 
     def _dataset(self, rows: list[Row]) -> SupervisedDatasetFromRows:
-        renderer, common = self.renderer, self.common_config
-
-        def map_fn(row: Row) -> tinker.Datum:
-            try:
-                return conversation_to_datum(row["messages"], renderer, common.max_length, common.train_on_what)
-            except RendererError as error:
-                raise DataError(f"{row['where']}: {error}") from error
-
-        return _ConversationRows(rows, common.batch_size, map_fn)
+        return _ConversationRows(rows, self.common_config.batch_size, self._datum)
 
 
 class _ConversationRows(SupervisedDatasetFromRows):
     def fingerprint(self) -> str:
         """Of the conversations alone, not of the file and the lines they stood on."""
-        hasher = hashlib.sha256()
-        for row in self._rows:
-            hasher.update(_canonical(row["messages"]))
-        return hasher.hexdigest()[:16]
+        return fingerprint(row["messages"] for row in self._rows)
 
-
-def read_conversations(path: str) -> list[Row]:
-    """The conversations of a JSONL file, each ``{"messages": [...], "where": "file:line"}``; blank lines are none.
-
-    Raises:
-        DataFileNotFoundError: where there is no such file.
-        DataError: for a file without conversations, and for the first line that is none, with what was found there.
-    """
-    file = Path(path).expanduser()
-    if not file.exists():
-        raise DataFileNotFoundError(f"Data file not found: {path}")
-    if not file.is_file():
-        raise DataError(f"{path}: not a file: give the path of a JSONL file")
-    rows = []
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                where = f"{path}:{number}"
-                rows.append({"messages": _conversation(line, where), "where": where})
-    if not rows:
-        raise DataError(f'{path}: no conversations in it: it needs a line {{"messages": [...]}} for each')
-    return rows
-
-
-def _conversation(line: bytes, where: str) -> list[Message]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON ({error}): every line must be one JSON object") from None
-    if not isinstance(row, dict):
-        raise DataError(f'{where}: found {type(row).__name__}, not an object with "messages"')
-    if "messages" not in row:
-        raise DataError(f'{where}: no "messages" key; found {sorted(row)}')
-    try:
-        check_messages(row["messages"])
-    except RendererError as error:
-        raise DataError(f"{where}: {error}") from None
-    return row["messages"]
-
-
-def _split_by_content(rows: list[Row], test_size: int, seed: int) -> tuple[list[Row], list[Row]]:
-    """(train, test): test are the ``test_size`` conversations of the smallest seeded hash, and all copies of them."""
-    hashes = [hashlib.sha256(b"%d:" % seed + _canonical(row["messages"])).digest() for row in rows]
-    bound = sorted(hashes)[test_size - 1]
-    train = [row for row, hashed in zip(rows, hashes, strict=True) if hashed > bound]
-    test = [row for row, hashed in zip(rows, hashes, strict=True) if hashed <= bound]
-    if len(test) > test_size:
-        logger.warning("%d copies of test conversations went to the test set too", len(test) - test_size)
-    if not train:
-        raise DataError(
-            f"test_size={test_size}: the others are copies of the conversations held out: add some to train on"
-        )
-    return train, test
-
-
-def _canonical(row: Any) -> bytes:
-    return json.dumps(row, sort_keys=True, default=repr, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    def _where(self, index: int) -> str:
+        return self._rows[index]["where"]

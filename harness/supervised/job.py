@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +12,21 @@ from rich.console import Console
 
 from harness import run_dir
 from harness.backends.base import Backend, TrainingClient
-from harness.exceptions import CheckpointDamagedError, DataError
+from harness.exceptions import CheckpointDamagedError, DataError, DataFileNotFoundError, HarnessError
 from harness.run_dir import METRICS, CheckpointRecord, Row, RunDir
 from harness.supervised import provenance
 from harness.supervised.batches import Batches, Position
 from harness.supervised.config import Config
+from harness.supervised.custom import by_index
 from harness.supervised.evaluators import NLLEvaluator, nll_evaluators
 from harness.supervised.progress import duration
-from harness.supervised.survey import Survey, coloured, survey
+from harness.supervised.survey import Survey, coloured, num_in, survey
+from harness.supervised.types import SupervisedDataset, SupervisedDatasetBuilder, TestSets
 from harness.tokenizer_utils import get_tokenizer
 
 logger = logging.getLogger(__name__)
+
+_FEW_STEPS = 100  # below this a run is told that it is short
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Job:
         numerics: What the backend fixed at the run's first start.
         survey: Counts of the training set; None in a resume, which was told them at its first start.
         document: What config.json will say once training starts; None in a resume.
+        quarantined: Rows that the builder set aside as bad.
     """
 
     batches: Batches
@@ -42,6 +48,7 @@ class Job:
     numerics: Row
     survey: Survey | None
     document: Row | None
+    quarantined: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -70,12 +77,7 @@ def prepare(run: RunDir, config: Config, console: Console) -> Job:
     Raises:
         HarnessError: for data that cannot be used, or that is not what the run was started with.
     """
-    from transformers import set_seed
-
-    set_seed(config.seed)  # Python, NumPy and torch: some builders split at random
-    builder: Any = config.dataset_builder
-    train_set, test_sets = builder()
-    tokenizer = builder.tokenizer if hasattr(builder, "tokenizer") else get_tokenizer(config.model_name)
+    train_set, test_sets, tokenizer = build_data(config)
     batches = Batches(
         train_set,
         tokenizer=tokenizer,
@@ -94,20 +96,60 @@ def prepare(run: RunDir, config: Config, console: Console) -> Job:
     numerics = config.backend.numerics() if is_new else run.config()["numerics"]
     fixed = ", ".join(f"{key} {value}" for key, value in numerics.items())
     console.print(f"{config.model_name} on {config.backend.name} ({fixed}) → {run}")
+    total_steps = _total_steps(config, batches)
+    if is_new and total_steps < _FEW_STEPS:
+        logger.warning(
+            "%d updates are few: aim for %d or more (a smaller batch size, more epochs)", total_steps, _FEW_STEPS
+        )
     counted = survey(train_set) if is_new else None
     if counted:
         _check_lengths(config, counted, evaluators)
-        _tell(counted, evaluators, tokenizer, console)
+        tell(counted, evaluators, console)
+        console.print("  an example; what is trained on is marked:")
+        console.print(coloured(counted.shown, tokenizer, brackets=console.color_system is None))
+        _warn_of_overlap(counted, evaluators)
     return Job(
         batches=batches,
         evaluators=evaluators,
-        total_steps=_total_steps(config, batches),
+        total_steps=total_steps,
         numerics=numerics,
         survey=counted,
         document=provenance.document(config, recipe=provenance.recipe_name(), numerics=numerics, data=data)
         if is_new
         else None,
+        quarantined=train_set.quarantined,
     )
+
+
+def build_data(config: Config) -> tuple[SupervisedDataset, TestSets, Any]:
+    """The training set, the test sets, and the tokenizer that made them; the same whenever it is called."""
+    from transformers import set_seed
+
+    set_seed(config.seed)  # Python, NumPy and torch: some builders split at random
+    builder: Any = config.dataset_builder
+    train_set, test_sets = _built(builder)
+    tokenizer = builder.tokenizer if hasattr(builder, "tokenizer") else get_tokenizer(config.model_name)
+    if isinstance(test_sets, SupervisedDataset):
+        test_sets = by_index(test_sets, builder)
+    elif test_sets:
+        test_sets = {name: by_index(test_set, builder) for name, test_set in test_sets.items()}
+    return by_index(train_set, builder), test_sets, tokenizer
+
+
+def _built(builder: SupervisedDatasetBuilder) -> tuple[SupervisedDataset, TestSets]:
+    """What ``builder`` builds. What datasets says of files that it cannot load is the user's to mend."""
+    try:
+        return builder()
+    except HarnessError:
+        raise
+    except FileNotFoundError as error:
+        raise DataFileNotFoundError(f"{type(builder).__name__}: {error}: give a path or a name that exists") from error
+    except StopIteration as error:  # of an empty file
+        raise DataError(f"{type(builder).__name__}: its data is empty: give a file with rows") from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "datasets":
+            raise
+        raise DataError(f"{type(builder).__name__}: {error.__cause__ or error}: mend the data") from error
 
 
 def restore(run: RunDir, config: Config, job: Job) -> Restored:
@@ -189,7 +231,19 @@ def _check_lengths(config: Config, counted: Survey, evaluators: list[NLLEvaluato
         )
 
 
-def _tell(counted: Survey, evaluators: list[NLLEvaluator], tokenizer: Any, console: Console) -> None:
+def _warn_of_overlap(counted: Survey, evaluators: list[NLLEvaluator]) -> None:
+    shared = num_in(counted.data, [datum for evaluator in evaluators for datum in evaluator.data])
+    if shared:
+        logger.warning(
+            "%s of the %s training examples looked at are in a test set as well, which makes test NLL look better than "
+            "it is: keep them apart (of a stream: test = train_dataset.take(n))",
+            f"{shared:,}",
+            f"{len(counted.data):,}",
+        )
+
+
+def tell(counted: Survey, evaluators: list[NLLEvaluator], console: Console) -> None:
+    """Print what the training set and the test sets hold."""
     for line in counted.lines():
         console.print(f"  train  {line}")
     for evaluator in evaluators:
@@ -197,5 +251,3 @@ def _tell(counted: Survey, evaluators: list[NLLEvaluator], tokenizer: Any, conso
         if evaluator.num_dropped:
             line += f"; {evaluator.num_dropped} dropped: nothing in them carries loss"
         console.print(f"  test   {evaluator.name}{': ' if evaluator.name else ''}{line}")
-    console.print("  an example; what is trained on is marked:")
-    console.print(coloured(counted.shown, tokenizer, brackets=console.color_system is None))

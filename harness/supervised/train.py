@@ -36,7 +36,7 @@ async def main(config: Config) -> None:
     from harness.supervised.attempt import Attempt
 
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    config = _with_batch_size(config)
+    config = with_batch_size(config)
     config.backend.check(config.model_name)
     run = RunDir(config.log_path)
     with run.lock(), logging_to(run / run_dir.LOG, console):
@@ -61,6 +61,7 @@ async def _train(run: RunDir, config: Config, console: Console) -> None:
     with Attempt(run, config, console) as attempt, contextlib.closing(restoring) as restored:
         await announce(run, config, job, restored, console)
         if job.document:
+            run.write_quarantine(job.quarantined)
             run.write_config(job.document)
         attempt.begin(restored.checkpoint)
         updates = Updates(run, config, job, restored.client, attempt.ledger)
@@ -82,7 +83,7 @@ async def _train(run: RunDir, config: Config, console: Console) -> None:
             updates.delete_others(step)
 
 
-def _with_batch_size(config: Config) -> Config:
+def with_batch_size(config: Config) -> Config:
     """``config`` with its ``batch_size``, where one is given, in its builder.
 
     Raises:

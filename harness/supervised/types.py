@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import chz
@@ -15,14 +15,28 @@ if TYPE_CHECKING:
     import tinker
 
 
+class EpochEnded(Exception):
+    """``get_batch`` asked for more than there is: the data of a stream ended before ``len`` said."""
+
+
 class SupervisedDataset:
     """Batches by index. Position is an integer, so that a resume stores no iterator.
 
-    Define ``get_batch`` and ``__len__``; where epochs differ, ``set_epoch`` too.
+    Define ``get_batch`` and ``__len__``; where epochs differ, ``set_epoch`` too. Or define ``__len__`` and ``__iter__``
+    that yields datums: see :mod:`harness.supervised.custom`.
+
+    Attributes:
+        quarantined: What its builder set aside as bad, a row each with its file, line and reason.
     """
 
+    quarantined: Sequence[Mapping[str, Any]] = ()
+
     def get_batch(self, index: int) -> list[tinker.Datum]:
-        """Batch ``index`` of the epoch that was set last: the same datums whenever it is asked for."""
+        """Batch ``index`` of the epoch that was set last: the same datums whenever it is asked for.
+
+        Raises:
+            EpochEnded: where the data ended before it; the epoch is over then.
+        """
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -63,7 +77,9 @@ class ChatDatasetBuilderCommonConfig:
     """What every builder of chat datasets needs to know."""
 
     model_name_for_tokenizer: str = chz.field(doc="Model whose tokenizer is used; follows model_name in a recipe.")
-    renderer_name: str = chz.field(doc="Chat format: chat_template (the model's own) or role_colon (base models).")
+    renderer_name: str = chz.field(
+        doc="Chat format: chat_template (the model's own), llama3, qwen3, role_colon (for base models), …"
+    )
     max_length: int | None = chz.field(doc="Tokens at which a conversation is cut; None never cuts.")
     batch_size: int = chz.field(doc="Conversations a batch.")
     train_on_what: TrainOnWhat | None = chz.field(

@@ -67,7 +67,8 @@ def test_a_conversation_is_cut_at_max_length_and_says_so():
     whole = conversation_to_datum(TALK, renderer, None)
     num_tokens = whole.model_input.length + 1
     cut = conversation_to_datum(TALK, renderer, num_tokens - 3)
-    assert cut.num_truncated == 3
+    assert (cut.num_truncated, cut.end_cut_off) == (3, True)
+    assert not conversation_to_datum(TALK, renderer, num_tokens - 1).end_cut_off  # the line break after the turn
     assert cut.model_input.to_ints() == whole.model_input.to_ints()[:-3]
     assert target_tokens(cut).tolist() == target_tokens(whole).tolist()[:-3]
     assert loss_weights(cut).tolist() == loss_weights(whole).tolist()[:-3]
@@ -155,13 +156,13 @@ def test_the_fingerprint_is_of_the_conversations_not_of_the_file(builder, tmp_pa
     ("lines", "message"),
     [
         (['{"messages": [}'], r"d\.jsonl:1: not JSON"),
-        (["", "[1]"], r'd\.jsonl:2: found list, not an object with "messages"'),
+        (["", "[1]"], r"d\.jsonl:2: found list, not an object: every line must be one JSON object"),
         (['{"prompt": "x"}'], r"d\.jsonl:1: no \"messages\" key; found \['prompt'\]"),
         (['{"messages": []}'], r"d\.jsonl:1: messages is empty"),
         (['{"messages": "hi"}'], r"d\.jsonl:1: messages must be a list"),
         (['{"messages": [{"role": "user", "content": null}]}'], r"d\.jsonl:1: messages\[0\]\.content must be a string"),
         (["", " "], r"d\.jsonl: no conversations in it"),
-        (["[" * 100_000], r"d\.jsonl:1: not JSON"),
+        (["[" * 100_000], r"d\.jsonl:1: nested too deeply"),
     ],
 )
 def test_bad_lines_name_the_file_the_line_and_what_was_found(tmp_path, lines, message):

@@ -15,7 +15,7 @@ def test_counts():
     counted = survey(
         dataset(
             {"text": "abcd"},
-            {"text": "ab", "num_truncated": 5},
+            {"text": "ab", "num_truncated": 5, "end_cut_off": True},
             {"text": "abc", "loss": False, "num_truncated": 2},
             {"text": "xy", "loss": False},
             {"text": "left over"},
@@ -25,6 +25,7 @@ def test_counts():
     assert counted.lines() == [
         "4 conversations, 6 tokens, 6 of them with loss, an epoch",
         "2 conversations are cut at max_length",
+        "1 of them inside what is trained: without its end-of-turn",
         "1 are dropped: max_length cuts away all that carries loss",
         "1 are dropped: no assistant message to train on",
         "1 are left out of each epoch: they do not fill a batch",
