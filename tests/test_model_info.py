@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -5,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from harness.exceptions import BackendError, ConfigError
-from harness.model_info import PACKAGED_MODELS, PackagedModel, get_recommended_renderer_name, packaged_gguf
+from harness.model_info import (
+    MODELS,
+    PACKAGED_MODELS,
+    PackagedModel,
+    get_model_attributes,
+    get_recommended_renderer_name,
+    get_recommended_renderer_names,
+    packaged_gguf,
+)
 
 
 @pytest.mark.parametrize(
@@ -27,13 +36,63 @@ def test_base_models_get_role_colon(model_name: str):
 
 
 @pytest.mark.parametrize(
+    ("model_name", "renderer"),
+    [
+        ("meta-llama/Llama-3.1-8B-Instruct", "llama3"),
+        ("meta-llama/Llama-3.2-1B-Instruct", "llama3"),
+        ("meta-llama/Llama-3.3-70B-Instruct", "llama3"),
+        ("Qwen/Qwen3-0.6B", "qwen3"),
+        ("Qwen/Qwen3-8B", "qwen3"),
+        ("Qwen/Qwen3-4B-Instruct-2507", "qwen3_instruct"),
+        ("Qwen/Qwen3-VL-30B-A3B-Instruct", "qwen3_vl_instruct"),
+        ("Qwen/Qwen3.6-27B", "qwen3_5"),
+        ("deepseek-ai/DeepSeek-V3.1", "deepseekv3"),
+        ("openai/gpt-oss-20b", "gpt_oss_no_sysprompt"),
+        ("moonshotai/Kimi-K2-Thinking", "kimi_k2"),
+        ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "nemotron3"),
+    ],
+)
+def test_chat_models_of_the_table_get_the_renderer_of_their_family(model_name: str, renderer: str):
+    assert get_recommended_renderer_name(model_name) == renderer
+
+
+def test_all_that_suit_a_model_the_best_first():
+    assert get_recommended_renderer_names("Qwen/Qwen3-8B") == ["qwen3", "qwen3_disable_thinking"]
+    assert get_recommended_renderer_names("Qwen/Qwen3-8B-Base") == ["role_colon"]
+    assert get_recommended_renderer_names("acme/Base-Camp") == ["chat_template"]
+
+
+def test_what_the_table_knows():
+    found = get_model_attributes("Qwen/Qwen3-30B-A3B")
+    assert (found.organization, found.size_str, found.is_chat, found.hidden_size) == ("Qwen", "30B-A3B", True, 2048)
+    assert not get_model_attributes("meta-llama/Llama-3.2-1B").is_chat
+
+
+def test_the_table_agrees_with_the_names_in_it():
+    for name, model in MODELS.items():
+        assert name.startswith(f"{model.organization}/")
+        size = re.search(r"-(\d[\d.]*B(-A\d+B)?)(-|$)", name)
+        assert size is None or size[1] == model.size_str
+        assert model.is_chat != (name.endswith("-Base") or re.fullmatch(r".*/Llama-3\.\d-\d+B", name) is not None), name
+
+
+@pytest.mark.parametrize(
+    ("model_name", "hint"),
+    [
+        ("Qwen/Qwen3-9B", r"; did you mean Qwen/Qwen3\.5-9B or Qwen/Qwen3-8B or .*\?"),
+        ("llama-3.1-8b-instruct", r"; did you mean meta-llama/Llama-3.1-8B-Instruct or .*\?"),
+        ("acme/zzz", ""),
+    ],
+)
+def test_a_model_that_is_not_in_the_table_names_the_nearest(model_name: str, hint: str):
+    with pytest.raises(ConfigError, match=rf"^model '{model_name}' is not in the table of harness\.model_info{hint}$"):
+        get_model_attributes(model_name)
+
+
+@pytest.mark.parametrize(
     "model_name",
     [
-        "meta-llama/Llama-3.1-8B-Instruct",
-        "meta-llama/Llama-3.3-70B-Instruct",
-        "Qwen/Qwen3-8B",
-        "Qwen/Qwen3-4B-Instruct-2507",
-        "deepseek-ai/DeepSeek-V3.1",
+        "Qwen/Qwen3-4B-Thinking-2507",
         "NousResearch/Hermes-3-Llama-3.1-8B",
         "acme/Base-Camp",
         "SmolLM2-135M-Instruct.Q4_1",
@@ -107,3 +166,11 @@ def test_importing_it_loads_nothing_heavy():
     heavy = "{'torch', 'transformers', 'tinker', 'datasets', 'huggingface_hub'}"
     code = f"import harness.model_info, sys; print(sorted({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_every_renderer_that_the_table_recommends_is_one():
+    from harness.renderers import check_renderer_name
+
+    for model in MODELS.values():
+        for name in model.recommended_renderers:
+            check_renderer_name(name)

@@ -1,0 +1,95 @@
+import json
+import math
+
+import pytest
+
+from harness.exceptions import ConfigError
+from harness.hyperparam_utils import get_lr, scale_lr
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    """No hub cache of this machine, and a current directory without folders that are named like models."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+
+
+def cached(tmp_path, model_name, config):
+    """Put a config where the hub's cache keeps it."""
+    folder = tmp_path / "hub" / f"models--{model_name.replace('/', '--')}"
+    (folder / "snapshots" / "0123").mkdir(parents=True)
+    (folder / "snapshots" / "0123" / "config.json").write_text(json.dumps(config))
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0123")
+
+
+@pytest.mark.parametrize(
+    ("model_name", "learning_rate"),
+    [
+        ("meta-llama/Llama-3.2-1B", "4.908e-04"),
+        ("meta-llama/Llama-3.1-8B", "2.856e-04"),
+        ("Qwen/Qwen3-8B", "4.730e-04"),
+        ("Qwen/Qwen3-4B-Instruct-2507", "4.905e-04"),
+    ],
+)
+def test_the_formula_to_the_digits_of_the_specification(model_name, learning_rate):
+    assert f"{get_lr(model_name):.3e}" == learning_rate
+
+
+def test_at_a_width_of_2000_every_family_has_ten_times_the_base(tmp_path):
+    for model_type in ("llama", "qwen3_moe"):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, "hidden_size": 2000}))
+        assert get_lr(str(tmp_path)) == 5e-4
+
+
+def test_a_folder_s_own_config_decides_whatever_its_name(tmp_path):
+    folder = tmp_path / "Qwen" / "Qwen3-8B"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 1000}))
+    assert get_lr("Qwen/Qwen3-8B") == pytest.approx(5e-4 * 2**0.781, rel=1e-12)
+
+
+def test_a_cached_config_decides_and_may_keep_its_width_with_the_text_s_part(tmp_path):
+    cached(tmp_path, "acme/Seer", {"model_type": "qwen3_5", "text_config": {"hidden_size": 500}})
+    assert get_lr("acme/Seer") == pytest.approx(5e-4 * 4**0.0775, rel=1e-12)
+
+
+def test_a_packaged_model_is_known_without_its_package():
+    assert get_lr("SmolLM2-135M-Instruct.Q4_1") == pytest.approx(5e-4 * (2000 / 576) ** 0.781, rel=1e-12)
+
+
+@pytest.mark.parametrize("model_name", ["deepseek-ai/DeepSeek-V3.1", "openai/gpt-oss-20b", "mistral"])
+def test_a_family_without_an_exponent_is_an_error(tmp_path, model_name):
+    (tmp_path / "mistral").mkdir()
+    (tmp_path / "mistral" / "config.json").write_text('{"model_type": "mistral", "hidden_size": 4096}')
+    message = rf"^get_lr: no learning rate is known for '{model_name}': .* Llama and Qwen; give learning_rate yourself$"
+    with pytest.raises(ConfigError, match=message):
+        get_lr(model_name)
+
+
+@pytest.mark.parametrize(
+    ("model_name", "near"),
+    [
+        ("meta-llama/Llama-3.2-1b", r"; did you mean meta-llama/Llama-3\.2-1B or .*\?"),
+        ("Qwen3-8B", r"; did you mean Qwen/Qwen3-8B or .*\?"),
+        ("acme/zzz", ""),
+        ("/no/such/folder", ""),
+    ],
+)
+def test_an_unknown_model_names_its_near_matches(model_name, near):
+    message = rf"^get_lr: model '{model_name}' is not in the table .* this machine: give learning_rate yourself{near}$"
+    with pytest.raises(ConfigError, match=message):
+        get_lr(model_name)
+
+
+def test_a_damaged_config_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"config\.json: cannot be read .*: download the model again"):
+        get_lr(str(tmp_path))
+
+
+def test_the_learning_rate_goes_with_the_square_root_of_the_batch_size():
+    assert scale_lr(2e-4, from_batch_size=32, to_batch_size=128) == pytest.approx(4e-4)
+    assert scale_lr(2e-4, from_batch_size=128, to_batch_size=64) == pytest.approx(2e-4 / math.sqrt(2))
