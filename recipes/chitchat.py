@@ -9,19 +9,36 @@ import json
 import os
 from pathlib import Path
 
-from harness.exceptions import DataError
+import chz
+
+from harness.exceptions import DataError, DataFileNotFoundError
+from harness.supervised.data import FromConversationFileBuilder
 
 FILE = "data/chitchat.jsonl"
 
 
+@chz.chz
+class ChitchatBuilder(FromConversationFileBuilder):
+    """FromConversationFileBuilder, with the chitchat conversations where no other file is given."""
+
+    file_path: str = chz.field(default=FILE, doc="JSONL file of conversations.", metadata={"place": True})
+
+    def __call__(self):
+        ensure(self.file_path)
+        return super().__call__()
+
+
 def ensure(file_path: str) -> None:
-    """Write the conversations to ``FILE``, where that is the file asked for and it is not there yet.
+    """See that a data file is there: ``FILE`` is written where it is not.
 
     Raises:
-        DataError: where the package that holds them is not installed.
+        DataFileNotFoundError: for any other file that is not there.
+        DataError: where the package that holds the chitchat conversations is not installed.
     """
-    if file_path != FILE or Path(FILE).exists():
+    if Path(file_path).exists():
         return
+    if file_path != FILE:
+        raise DataFileNotFoundError(f"Data file not found: {file_path}")
     package = importlib.util.find_spec("chitchat_dataset")
     if package is None or not package.submodule_search_locations:
         raise DataError(

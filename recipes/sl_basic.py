@@ -1,4 +1,4 @@
-"""Fine-tune a small chat model on conversations, and test it on held-out ones.
+"""Fine-tune a small chat model on conversations, and test it on held-out ones: a blueprint, overridden at any depth.
 
     python -m recipes.sl_basic                                             # SmolLM2 on the chitchat conversations
     python -m recipes.sl_basic learning_rate=1e-4 max_steps=16
@@ -14,7 +14,6 @@ from harness import cli
 from harness.model_info import get_recommended_renderer_name
 from harness.renderers import TrainOnWhat
 from harness.supervised import train
-from harness.supervised.data import FromConversationFileBuilder
 from harness.supervised.types import ChatDatasetBuilderCommonConfig
 from recipes import chitchat
 
@@ -28,11 +27,7 @@ def build_config_blueprint() -> chz.Blueprint[train.Config]:
         batch_size=8,
         train_on_what=TrainOnWhat.ALL_ASSISTANT_MESSAGES,
     )
-    dataset_builder = FromConversationFileBuilder(
-        common_config=common_config,
-        file_path=chitchat.FILE,
-        test_size=32,
-    )
+    dataset_builder = chitchat.ChitchatBuilder(common_config=common_config, test_size=32)
     return chz.Blueprint(train.Config).apply(
         {
             "model_name": model_name,
@@ -48,11 +43,5 @@ def build_config_blueprint() -> chz.Blueprint[train.Config]:
     )
 
 
-async def main(config: train.Config) -> None:
-    if isinstance(config.dataset_builder, FromConversationFileBuilder):
-        chitchat.ensure(config.dataset_builder.file_path)
-    await train.main(config)
-
-
 if __name__ == "__main__":
-    cli.entrypoint(build_config_blueprint(), main)
+    cli.entrypoint(build_config_blueprint(), train.main)

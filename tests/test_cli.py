@@ -16,7 +16,7 @@ from harness.exceptions import ConfigError, DataError
 
 REPOSITORY = Path(__file__).parents[1]
 BASE = "Qwen/Qwen3-8B-Base"  # recommended: role_colon
-CHAT = "Qwen/Qwen3-8B"  # recommended: chat_template
+CHAT = "HuggingFaceTB/SmolLM2-135M-Instruct"  # recommended: chat_template
 
 
 class TrainOnWhat(enum.StrEnum):

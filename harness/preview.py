@@ -1,0 +1,107 @@
+"""Look before you train: what a recipe's data holds, and examples with what is trained on marked. No weights load."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import chz
+from rich.console import Console
+
+from harness import cli
+from harness.exceptions import ConfigError
+from harness.supervised.train import Config, with_batch_size
+
+if TYPE_CHECKING:
+    import tinker
+
+_BAR = 40  # characters of the longest bar
+
+
+def load_config(recipe: str, overrides: Sequence[str]) -> Config:
+    """The config that ``python -m <recipe> <overrides>`` would train.
+
+    Args:
+        recipe: A module that defines ``build_config_blueprint()``, or ``build_train_config(cli_config)`` whose
+            argument is annotated with the chz class of its options.
+        overrides: Each ``key=value``.
+
+    Raises:
+        ConfigError: for a module that is not there or defines neither, or an override that cannot be used.
+    """
+    if os.getcwd() not in sys.path:  # as python -m has it, also where this runs as an installed script
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(recipe)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{recipe}.".startswith(f"{error.name}."):
+            raise  # of something that the recipe imports
+        raise ConfigError(f"{recipe}: no such module: give what stands after python -m, as recipes.sl_basic") from None
+    if hasattr(module, "build_config_blueprint"):
+        return cli.make_from_argv(module.build_config_blueprint(), list(overrides))
+    if hasattr(module, "build_train_config"):
+        cli_config = chz.get_nested_target(module.build_train_config)
+        return module.build_train_config(cli.make_from_argv(chz.Blueprint(cli_config), list(overrides)))
+    raise ConfigError(f"{recipe} defines neither build_config_blueprint() nor build_train_config(cli_config)")
+
+
+def preview(config: Config, console: Console, *, num: int) -> None:
+    """Print the counts of the data, its lengths and copies, and the first ``num`` examples that are trained.
+
+    Raises:
+        HarnessError: for data that a run would refuse.
+    """
+    from harness.supervised.datum import loss_weights
+    from harness.supervised.evaluators import nll_evaluators
+    from harness.supervised.job import build_data, tell
+    from harness.supervised.survey import coloured, survey
+
+    train_set, test_sets, tokenizer = build_data(with_batch_size(config))
+    evaluators = nll_evaluators(test_sets, tokenizer)
+    counted = survey(train_set)
+    trained = [datum for datum in counted.data if loss_weights(datum).any()]
+
+    console.print(f"{config.model_name}, {type(config.dataset_builder).__name__}")
+    tell(counted, evaluators, console)
+    for line in copies(trained, {evaluator.name: evaluator.data for evaluator in evaluators}):
+        console.print(f"  {line}")
+    bars = histogram([datum.model_input.length + 1 for datum in counted.data])
+    console.print("\n  tokens a conversation")
+    for bounds, count in bars.items():
+        bar = "█" * -(-_BAR * count // max(bars.values()))
+        console.print(f"  {bounds:>13}  {bar} {count:,}")
+    for number, datum in enumerate(trained[:num], start=1):
+        num_loss_tokens = int((loss_weights(datum) != 0).sum())
+        cut = ", cut at max_length" if getattr(datum, "num_truncated", 0) else ""
+        console.print(f"\nexample {number}: {datum.model_input.length + 1} tokens, {num_loss_tokens} with loss{cut}")
+        console.print(coloured(datum, tokenizer, brackets=console.color_system is None))
+
+
+def copies(train: Sequence[tinker.Datum], tests: Mapping[str, Sequence[tinker.Datum]]) -> list[str]:
+    """What to say of examples that stand more than once: in ``train``, or in a test set and in ``train``."""
+    from harness.supervised.datum import digest
+    from harness.supervised.survey import num_in
+
+    lines = []
+    if num := len(train) - len({digest([datum]) for datum in train}):
+        lines.append(f"copies: {num:,} of {len(train):,} training examples are copies of another")
+    for name, data in tests.items():
+        if num := num_in(data, train):
+            of = f"test examples of {name}" if name else "test examples"
+            lines.append(f"copies: {num:,} of {len(data):,} {of} are trained on too: their NLL says little")
+    return lines or [f"copies: none among {len(train):,} training examples, and none of a test example"]
+
+
+def histogram(lengths: Sequence[int]) -> dict[str, int]:
+    """How many of ``lengths`` are in each of ``1-16``, ``17-32``, ``33-64`` ...: from the first that holds any to the
+    last, which ends at the longest."""
+    counts = Counter(max(4, (length - 1).bit_length()) for length in lengths)
+    bars = {}
+    for power in range(min(counts), max(counts) + 1):
+        first, last = 2 ** (power - 1) + 1 if power > 4 else 1, min(2**power, max(lengths))
+        bars[f"{first:,}-{last:,}"] = counts[power]
+    return bars

@@ -1,0 +1,13 @@
+from pathlib import Path
+
+import pytest
+
+from tests import offline
+
+
+@pytest.fixture(scope="session")
+def offline_world(tmp_path_factory) -> Path:
+    """Where the recipes' default model and data are to be had: see tests/offline.py. Not to be changed."""
+    folder = tmp_path_factory.mktemp("world")
+    offline.make_world(folder)
+    return folder
