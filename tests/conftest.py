@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import renderers
 from tests import offline
 
 
@@ -11,3 +12,9 @@ def offline_world(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     offline.make_world(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def registered_renderers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(renderers, "_registered", dict(renderers._registered))
