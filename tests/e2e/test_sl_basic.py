@@ -52,7 +52,7 @@ def test_it_learns_and_tells_what_it_does(whole):
 def test_killed_and_resumed_it_is_the_run_that_was_not(whole, workplace):
     run, _ = whole
     process = workplace.start(*recipe("runs/killed"))
-    workplace.stop_at_step(process, "runs/killed", 7, signal.SIGKILL)
+    workplace.stop_at_step(process, "runs/killed", 6, signal.SIGKILL)  # between the saves at 5 and 8
     killed = RunDir(workplace.folder / "runs/killed")
     assert killed.state() == "KILLED"
     workplace.run(*recipe("runs/killed"))
@@ -61,7 +61,7 @@ def test_killed_and_resumed_it_is_the_run_that_was_not(whole, workplace):
     _, resumed, end = killed.attempts()
     assert (resumed["resumed_from"], resumed["next_step"]) == ("000005", 5)
     assert (end["state"], end["exact"]) == ("FINISHED", True)
-    assert end["verified_rows"] >= 3
+    assert end["verified_rows"] >= 2
     weights = "checkpoints/000012/adapter_model.safetensors"
     assert (killed / weights).read_bytes() == (run / weights).read_bytes()
 
