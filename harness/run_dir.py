@@ -57,7 +57,7 @@ _SUPERSEDED_BY = "superseded_by_attempt"
 STEP = "step"  # the update that the row describes, counted from 0; the last evaluation stands at step == total steps
 TS = "ts"  # milliseconds since the epoch, an integer; MLflow gets the same
 EPOCH = "epoch"
-PROGRESS = "progress"  # fraction of the run's updates made before this one
+PROGRESS = "progress"  # fraction of the run's updates, as many as were planned then, made before this one
 BATCH_DIGEST = "batch_digest"  # of the batch's tokens and weights
 LEARNING_RATE = "learning_rate"
 NUM_SEQUENCES = "num_sequences"

@@ -37,7 +37,7 @@ def interruptible() -> Iterator[None]:
     """Let a signal raise at once.
 
     ``asyncio.run`` cancels the running task on Ctrl-C instead, which a task learns at its next ``await``: a long
-    stretch of plain code would go on to its end first.
+    stretch of plain code would go on to its end first. And of SIGTERM it knows nothing: the process would just die.
     """
     with _handling(_raise):
         yield

@@ -40,11 +40,17 @@ class Plan:
         """The plan of the last attempt, with another number of updates where the config now gives one.
 
         Raises:
-            ConfigError: where more updates than ``total_steps`` are trained already.
+            ConfigError: where more updates than ``total_steps`` are trained already, or where only ``lr_policy`` is
+                another than the one that the rates were drawn with.
         """
         starts = [row for row in run.attempts() if "schedule" in row]
         before = cls(starts[-1]["total_steps"], tuple((a, b) for a, b in starts[-1]["schedule"])) if starts else None
         if before and total_steps == before.total_steps:
+            if before.lr_policy not in (None, lr_policy):
+                raise ConfigError(
+                    f"{run}: lr_policy={lr_policy} here, and its {total_steps} updates were planned with "
+                    f"lr_policy={before.lr_policy}, which counts only when their number changes: restore it"
+                )
             return before
         trained = run.num_steps_trained()
         if total_steps < trained:
@@ -59,6 +65,13 @@ class Plan:
             return dataclasses.replace(before, total_steps=total_steps)
         kept = tuple(segment for segment in before.schedule if segment[0] < trained)
         return cls(total_steps, (*kept, (trained, total_steps)))
+
+    @property
+    def lr_policy(self) -> LRPolicy | None:
+        """The one that made this plan; None where the number of updates is the first one."""
+        if self.schedule[-1][1] != self.total_steps:
+            return "keep"
+        return "rescale" if len(self.schedule) > 1 else None
 
     def lr_multiplier(self, schedule: LRSchedule, step: int, warmup_steps: int) -> float:
         """The factor of the peak learning rate at ``step``; see :func:`harness.lr_schedules.lr_multiplier`."""

@@ -12,6 +12,7 @@ The limit: an optimiser that was not restored shows only from the second replaye
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import statistics
@@ -34,18 +35,34 @@ _ENOUGH_ROWS = 2  # see the limit above
 _NOISE_DEVIATIONS = 10  # of forward passes over the same weights, by which a loss on a service may differ
 
 
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """How far apart a service's losses over the same weights lie.
+
+    Attributes:
+        nats: By which a sum of NLL over one loss-carrying token may differ; over n tokens, by sqrt(n) times that.
+    """
+
+    nats: float
+
+    def of_mean(self, num_loss_tokens: int) -> float:
+        """Nats per token by which a mean over so many tokens may differ."""
+        return self.nats / math.sqrt(num_loss_tokens)
+
+
 class Ledger:
     """Writes the rows of one attempt.
 
     Attributes:
-        tolerance: Nats per token by which a replayed loss may differ; None until it is known.
+        tolerance: Nats per token by which a replayed loss may differ, or the noise that says it for each number of
+            tokens; None until it is known.
         num_verified: Rows that this attempt made again and found the same.
         exact: None while nothing was replayed, True while all of it was equal to the bit.
         largest_difference: Of a replayed loss, in nats per token.
         best_step: The step with the lowest test NLL, on the first of several test sets; None before any evaluation.
     """
 
-    def __init__(self, run: RunDir, *, next_step: int, attempt: int, tolerance: float | None = 0.0):
+    def __init__(self, run: RunDir, *, next_step: int, attempt: int, tolerance: float | Noise | None = 0.0):
         self._run = run
         self._attempt = attempt
         gap = run.num_steps_recorded()
@@ -78,7 +95,7 @@ class Ledger:
     @property
     def is_inexact(self) -> bool:
         """Whether a replayed row differed by more than the tolerance."""
-        return self.exact is False and not self.largest_difference <= (self.tolerance or 0.0)
+        return math.isinf(self.largest_difference)
 
     def evaluations_since_best(self, step: int, nll: float) -> int:
         """Evaluations after the best one, where the one at ``step`` gives ``nll``; 0 where it is the best itself.
@@ -103,7 +120,8 @@ class Ledger:
         eval_rows = [{run_dir.STEP: row[run_dir.STEP]} | r for r in eval_rows]
         recorded = self._recorded.pop(row[run_dir.STEP], None)
         if recorded is not None:
-            difference = self._first_difference(recorded, row)
+            num_loss_tokens = {run_dir.test_key(r["set"], "nll"): sum(r["num_loss_tokens"]) for r in eval_rows}
+            difference = self._first_difference(recorded, row, num_loss_tokens)
             if difference is None:
                 self._run.append_eval_examples([r for r in eval_rows if _evaluation(r) not in self._evaluated])
                 if _is_trained(row) and _is_trained(recorded):
@@ -134,7 +152,10 @@ class Ledger:
         few = "" if self.num_verified >= _ENOUGH_ROWS else "; one row cannot show whether the optimiser was restored"
         return f"{rows} {same}{few}"
 
-    def _first_difference(self, recorded: Row, row: Row) -> tuple[str, object, object] | None:
+    def _first_difference(
+        self, recorded: Row, row: Row, num_loss_tokens: Mapping[str, int]
+    ) -> tuple[str, object, object] | None:
+        """``num_loss_tokens``: of each test NLL; the row has that of its own."""
         held = _HELD_EQUAL if _is_trained(recorded) and _is_trained(row) else ()
         for key in held:
             if recorded.get(key) != row.get(key):
@@ -144,7 +165,10 @@ class Ledger:
                 before, now = recorded.get(key), row[key]
                 difference = abs(now - before) if before is not None else math.inf
                 self.largest_difference = max(self.largest_difference, difference)
-                if difference > (self.tolerance or 0.0):
+                tolerance = self.tolerance or 0.0
+                if isinstance(tolerance, Noise):
+                    tolerance = tolerance.of_mean(num_loss_tokens.get(key) or row[run_dir.NUM_LOSS_TOKENS])
+                if difference > tolerance:
                     return key, before, now
         return None
 
@@ -166,14 +190,14 @@ class Ledger:
         self.largest_difference = math.inf
 
 
-def noise_of(passes: list[list[float]], num_loss_tokens: int) -> float:
-    """A tolerance in nats per token, from each example's NLL in forward passes of the same weights over one batch.
+def noise_of(passes: list[list[float]], num_loss_tokens: int) -> Noise:
+    """The noise that each example's NLL shows in forward passes of the same weights over one batch.
 
-    Ten standard deviations of the batch's mean, as the examples' variances show them; 0.0 where all passes gave the
-    same bits.
+    Ten standard deviations of the batch's sum, as the examples' variances give it, spread over its tokens; none where
+    all passes gave the same bits.
     """
     deviation = math.sqrt(sum(statistics.variance(nlls) for nlls in zip(*passes, strict=True)))
-    return _NOISE_DEVIATIONS * deviation / num_loss_tokens
+    return Noise(_NOISE_DEVIATIONS * deviation / math.sqrt(num_loss_tokens))
 
 
 def _is_trained(row: Mapping[str, object]) -> bool:

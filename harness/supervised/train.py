@@ -51,7 +51,7 @@ async def train(config: Config, *, recipe: str | None = None) -> None:
     config = with_own_builder(config)
     config.backend.check(config.model_name)
     run = RunDir(config.log_path)
-    with run.lock(), logging_to(run / run_dir.LOG, console):
+    with interruptible(), run.lock(), logging_to(run / run_dir.LOG, console):
         provenance.check_same_config(run, config)
         if run.is_finished() and provenance.is_as_last_asked(run, config):
             console.print(f"{run}: complete, nothing to train")
@@ -63,13 +63,12 @@ async def train(config: Config, *, recipe: str | None = None) -> None:
 
 
 async def _train(run: RunDir, config: Config, console: Console, recipe: str | None) -> None:
-    with interruptible():
-        from harness.supervised.attempt import Attempt
-        from harness.supervised.job import announce, prepare, restore  # loads tinker and transformers
-        from harness.supervised.updates import Updates
+    from harness.supervised.attempt import Attempt
+    from harness.supervised.job import announce, prepare, restore  # loads tinker and transformers
+    from harness.supervised.updates import Updates
 
-        job = prepare(run, config, console, recipe)
-        restoring = restore(run, config, job)
+    job = prepare(run, config, console, recipe)
+    restoring = restore(run, config, job)
     with Attempt(run, config, console) as attempt, contextlib.closing(restoring) as restored:
         await announce(run, config, job, restored, console)
         if job.document:

@@ -61,6 +61,21 @@ def test_lr_policy_keep_holds_the_last_rate_of_the_first_schedule(tmp_path):
     assert rates == pytest.approx([0.1, 0.08, 0.06, 0.04, 0.02, 0.02, 0.02, 0.02])
 
 
+@pytest.mark.parametrize("first, then", [("keep", "rescale"), ("rescale", "keep")])
+def test_another_lr_policy_for_the_same_number_of_updates_is_refused(tmp_path, first, then):
+    run(config(tmp_path / "r", max_steps=5))
+    run(config(tmp_path / "r", max_steps=8, lr_policy=first))
+    with pytest.raises(ConfigError, match=f"lr_policy={then} here, and its 8 updates were planned with .*={first},"):
+        run(config(tmp_path / "r", max_steps=8, lr_policy=then))
+    run(config(tmp_path / "r", max_steps=10, lr_policy=then))
+
+
+def test_lr_policy_does_not_matter_before_the_number_of_updates_changes(tmp_path):
+    with pytest.raises(Died):
+        run(config(tmp_path / "r", max_steps=5, backend=FakeBackend(die_after=9)))
+    assert len(run(config(tmp_path / "r", max_steps=5, lr_policy="keep")).metrics()) == 6
+
+
 def test_an_extended_run_that_dies_replays_under_the_rates_it_had(tmp_path):
     run(config(tmp_path / "whole", max_steps=5))
     whole = run(config(tmp_path / "whole", max_steps=12))

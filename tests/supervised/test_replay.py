@@ -2,7 +2,7 @@ import pytest
 
 from harness.exceptions import BackendError
 from harness.run_dir import RunDir
-from harness.supervised.replay import Ledger, noise_of
+from harness.supervised.replay import Ledger, Noise, noise_of
 
 ROW = {
     "step": 3,
@@ -88,6 +88,13 @@ def test_a_loss_may_differ_by_the_tolerance_and_is_not_called_exact(run):
     assert ledger.verdict().startswith("1 row equal within 4.0e-04 nats; one row cannot show")
 
 
+@pytest.mark.parametrize("nll, is_inexact", [(2.0019, False), (2.0021, True)])
+def test_the_noise_of_a_test_nll_is_that_of_its_own_number_of_tokens(run, nll, is_inexact):
+    ledger = Ledger(run, next_step=3, attempt=2, tolerance=Noise(0.004))  # a mean over 4 tokens: 0.002
+    ledger.write(ROW | {"test/nll": nll}, [{"set": "", "num_loss_tokens": [1, 3]}])
+    assert ledger.is_inexact is is_inexact
+
+
 @pytest.mark.parametrize("changes", [{"train_mean_nll": 2.502}, {"test/nll": 2.002}, {"num_tokens": 8}])
 def test_beyond_the_tolerance_is_inexact_and_counts_have_none(run, changes):
     ledger = ledger_after(run, 1e-3, **changes)
@@ -97,8 +104,10 @@ def test_beyond_the_tolerance_is_inexact_and_counts_have_none(run, changes):
 
 def test_noise_is_ten_deviations_of_the_mean():
     # variances 0.03 ** 2 / 2 and 0.04 ** 2 / 2
-    assert noise_of([[1.03, 2.0], [1.0, 2.04]], 50) == pytest.approx(10 * (25 / 2) ** 0.5 / 100 / 50)
-    assert noise_of([[1.0, 2.0]] * 3, 50) == 0
+    noise = noise_of([[1.03, 2.0], [1.0, 2.04]], 50)
+    assert noise.of_mean(50) == pytest.approx(10 * (25 / 2) ** 0.5 / 100 / 50)
+    assert noise.of_mean(2) == pytest.approx(5 * noise.of_mean(50))  # a mean over 1/25 of the tokens
+    assert noise_of([[1.0, 2.0]] * 3, 50).of_mean(1) == 0
 
 
 def test_the_row_of_an_evaluation_alone_is_completed(run):

@@ -43,7 +43,9 @@ class LocalFuture(Generic[T]):
 
     async def result_async(self, timeout: float | None = None) -> T:
         """The same without blocking the event loop."""
-        return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._future)), timeout)
+        answer = asyncio.wrap_future(self._future)
+        answer.add_done_callback(_retrieve)  # of one that was given up, asyncio would report the error that nobody took
+        return await asyncio.wait_for(asyncio.shield(answer), timeout)
 
     def __await__(self) -> Generator[Any, None, T]:
         return self.result_async().__await__()
@@ -149,7 +151,12 @@ class LocalTrainingClient:
         return f"{name}-weights", self._engine.snapshot(with_optimizer=False)
 
 
+def _retrieve(answer: asyncio.Future[Any]) -> None:
+    if not answer.cancelled():
+        answer.exception()
+
+
 def _raise_after(failure: Failure | None, request: str) -> None:
     if failure is not None:
         earlier, error = failure
-        raise BackendError(f"{request}: not run, because {earlier} before it failed: {error}") from error
+        raise BackendError(f"{error} (in {earlier}; {request} after it was not run)") from error

@@ -201,8 +201,8 @@ def test_a_failed_request_fails_those_after_it(make: Make, tmp_path: Path):
     assert str(error.value) == message
     with pytest.raises(BackendError) as error:
         step.result()
-    assert str(error.value) == f"optim_step: not run, because forward_backward before it failed: {message}"
-    with pytest.raises(BackendError, match="save_state: not run"):
+    assert str(error.value) == f"{message} (in forward_backward; optim_step after it was not run)"
+    with pytest.raises(BackendError, match="; save_state after it was not run"):
         saved.result()
     assert not (tmp_path / "checkpoints").exists()
     for name, value in weights(client).items():

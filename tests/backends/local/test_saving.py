@@ -98,7 +98,7 @@ def test_a_failed_write_fails_what_has_not_run_by_then(make: Make, tmp_path: Pat
     for name, future in requests.items():
         with pytest.raises(BackendError) as error:
             future.result()
-        assert str(error.value) == f"{name}: not run, because save_state before it failed: {message}"
+        assert str(error.value) == f"{message} (in save_state; {name} after it was not run)"
     assert writes.names == ["a"]
 
 
@@ -110,7 +110,7 @@ def test_a_request_that_fails_does_not_fail_the_saves_before_it(make: Make, tmp_
     writes.go.set()
     assert saved.result() == sampler.result()
     assert "manifest.json" in files(tmp_path / saved.result().path)
-    with pytest.raises(BackendError, match=r"^save_state: not run, because forward before it failed: "):
+    with pytest.raises(BackendError, match=r" \(in forward; save_state after it was not run\)$"):
         client.save_state("b").result()
     assert writes.names == ["a"]
 
