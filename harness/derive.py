@@ -112,6 +112,8 @@ def _write_fork(run: RunDir, fork: RunDir, config: Config, record: CheckpointRec
     document = provenance.document(
         config, recipe=of_parent["recipe"], numerics=of_parent["numerics"], data=of_parent["data"]
     )
+    if (run / run_dir.EXAMPLES).exists():
+        shutil.copyfile(run / run_dir.EXAMPLES, fork / run_dir.EXAMPLES)
     write_json(fork / run_dir.CONFIG, document | {"parent": parent})
     for name, rows in ((run_dir.METRICS, run.metrics()), (run_dir.EVAL_EXAMPLES, run.eval_examples())):
         append_jsonl(fork / name, [row for row in rows if row[run_dir.STEP] < record.step], sync=True)

@@ -76,6 +76,11 @@ def write_json(path: Path, document: Row) -> None:
     _replace(path, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text whole or not at all, as :func:`write_json` does."""
+    _replace(path, text.encode())
+
+
 def sync_path(path: Path) -> None:
     """Make a file's content, or a folder's list of names, durable; nothing where there is none."""
     if path.exists() and not (os.name == "nt" and path.is_dir()):  # Windows cannot open a folder, and needs not
@@ -99,6 +104,19 @@ def read_tail(path: Path, belongs: Callable[[Row], bool]) -> tuple[list[Row], in
         RunDirError: as :func:`read_jsonl`.
     """
     rows: list[Row] = []
+
+    def keep(row: Row) -> bool:
+        kept = belongs(row)
+        if kept:
+            rows.append(row)
+        return kept
+
+    start = start_of_tail(path, keep)
+    return rows[::-1], start
+
+
+def start_of_tail(path: Path, belongs: Callable[[Row], bool]) -> int:
+    """The byte at which the rows of :func:`read_tail` begin."""
     with _mapped(path) as raw:
         whole = end = raw.rfind(b"\n") + 1  # what follows is torn
         while end:
@@ -111,9 +129,31 @@ def read_tail(path: Path, belongs: Callable[[Row], bool]) -> tuple[list[Row], in
             else:
                 if not belongs(row):
                     break
-                rows.append(row)
             end = start
-    return rows[::-1], end
+    return end
+
+
+def iter_jsonl(path: Path, start: int = 0) -> Iterator[Row]:
+    """The rows of :func:`read_jsonl` from byte ``start`` on, one at a time: a file of any length in little memory.
+
+    Raises:
+        RunDirError: as :func:`read_jsonl`.
+    """
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        file.seek(start)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            try:
+                row = _parse_line(line)
+            except ValueError:
+                read_jsonl(path)  # raises, with the line's number, where it is not the torn last one
+                return
+            yield row
 
 
 def count_lines(path: Path) -> int:

@@ -61,7 +61,7 @@ def preview(config: Config, console: Console, *, num: int) -> None:
     from harness.supervised.datum import loss_weights
     from harness.supervised.evaluators import nll_evaluators
     from harness.supervised.job import build_data, tell
-    from harness.supervised.survey import coloured, survey
+    from harness.supervised.survey import caption, coloured, survey
 
     train_set, test_sets, tokenizer = build_data(with_own_builder(config))
     evaluators = nll_evaluators(test_sets, tokenizer)
@@ -78,9 +78,7 @@ def preview(config: Config, console: Console, *, num: int) -> None:
         bar = "█" * -(-_BAR * count // max(bars.values()))
         console.print(f"  {bounds:>13}  {bar} {count:,}")
     for number, datum in enumerate(trained[:num], start=1):
-        num_loss_tokens = int((loss_weights(datum) != 0).sum())
-        cut = ", cut at max_length" if getattr(datum, "num_truncated", 0) else ""
-        console.print(f"\nexample {number}: {datum.model_input.length + 1} tokens, {num_loss_tokens} with loss{cut}")
+        console.print(f"\n{caption(number, datum)}")
         console.print(coloured(datum, tokenizer, brackets=console.color_system is None))
 
 

@@ -11,6 +11,7 @@ line and is only appended to. A line that a crash tore is dropped by readers and
 | eval_examples.jsonl | a row an evaluation of one test set: each example's id, summed NLL, token count  |
 | attempts.jsonl      | a row at the start and a row at the end of every attempt to train the run        |
 | mirror.json         | where in MLflow the run is mirrored, and how far                                 |
+| examples.txt        | a few training examples as they are trained, what carries loss between ⟦ and ⟧; once   |
 | quarantine.jsonl    | rows of the data that were set aside as bad: file and line or row, reason, text; once      |
 | logs.log            | the log                                                                          |
 | checkpoints/        | what the local backend saved                                                     |
@@ -33,11 +34,14 @@ from harness.files import (
     count_lines,
     cut_from,
     cut_torn_line,
+    iter_jsonl,
     read_jsonl,
     read_tail,
     rewrite_jsonl,
+    start_of_tail,
     sync_path,
     write_json,
+    write_text,
 )
 
 CONFIG = "config.json"
@@ -47,6 +51,7 @@ EVAL_EXAMPLES = "eval_examples.jsonl"
 ATTEMPTS = "attempts.jsonl"
 MIRROR = "mirror.json"
 QUARANTINE = "quarantine.jsonl"
+EXAMPLES = "examples.txt"
 LOG = "logs.log"
 CHECKPOINTS_DIR = "checkpoints"
 _LOCK = ".lock"
@@ -139,6 +144,17 @@ class RunDir:
         """The rows of ``step`` and later. Rows stand in the order of their steps: those before are not read."""
         return self._tail(METRICS, step)[0]
 
+    def iter_metrics(self, from_step: int = 0) -> Iterator[Row]:
+        """The rows of ``from_step`` and later, one at a time: those of a long run are many."""
+        start = start_of_tail(self / METRICS, lambda row: self._step(METRICS, row) >= from_step) if from_step else 0
+        for row in iter_jsonl(self / METRICS, start):
+            self._step(METRICS, row)
+            yield row
+
+    def superseded_metrics(self) -> list[Row]:
+        """The rows that a resume could not reproduce."""
+        return self._rows(_superseded(METRICS), STEP)
+
     def last_row(self) -> Row | None:
         """The row of the highest step."""
         row = None
@@ -151,12 +167,15 @@ class RunDir:
         read_tail(self / METRICS, is_last)
         return row
 
+    def evaluations(self) -> list[Row]:
+        """The rows of metrics.jsonl that hold an evaluation; the others are not parsed."""
+        return self._rows(METRICS, STEP, having='"test/')
+
     def test_nlls(self) -> dict[int, float]:
         """The mean NLL on the test set, the first of several, by the step of its evaluation; of a fork, those that are
         its own."""
         first = (self.config().get("parent") or {}).get("step", 0) if self.exists() else 0
-        rows = self._rows(METRICS, STEP, having='"test/')
-        found = {row[STEP]: first_test_nll(row) for row in rows if row[STEP] >= first}
+        found = {row[STEP]: first_test_nll(row) for row in self.evaluations() if row[STEP] >= first}
         return {step: nll for step, nll in found.items() if nll is not None}
 
     def num_steps_recorded(self) -> int:
@@ -236,12 +255,12 @@ class RunDir:
         return rows
 
     def _tail(self, name: str, from_step: int) -> tuple[list[Row], int]:
-        def belongs(row: Row) -> bool:
-            if STEP not in row:
-                raise RunDirError(f"{self / name}: a row without {STEP!r}: remove or mend that line")
-            return row[STEP] >= from_step
+        return read_tail(self / name, lambda row: self._step(name, row) >= from_step)
 
-        return read_tail(self / name, belongs)
+    def _step(self, name: str, row: Row) -> int:
+        if STEP not in row:
+            raise RunDirError(f"{self / name}: a row without {STEP!r}: remove or mend that line")
+        return row[STEP]
 
     # ---- writing
 
@@ -286,6 +305,10 @@ class RunDir:
         """Write what of the data was set aside, before config.json; no file where that is nothing."""
         (self / QUARANTINE).unlink(missing_ok=True)
         append_jsonl(self / QUARANTINE, [dict(row) for row in rows])
+
+    def write_examples(self, text: str) -> None:
+        """Write a few training examples for people, before config.json."""
+        write_text(self / EXAMPLES, text)
 
     def write_mirror(self, document: Row) -> None:
         write_json(self / MIRROR, document)

@@ -30,6 +30,7 @@ def test_a_fork_that_changes_nothing_ends_as_its_parent_did(parent, tmp_path):
     assert same(fork.metrics()) == same(parent.metrics())
     assert fork.metrics()[:8] == parent.metrics()[:8]
     assert fork.eval_examples() == parent.eval_examples()
+    assert (fork / "examples.txt").read_text() == (parent / "examples.txt").read_text()
     document = fork.config()
     assert document["run_id"] != parent.config()["run_id"]
     assert document["parent"] == {

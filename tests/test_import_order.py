@@ -13,7 +13,7 @@ ORDER = [
     ["harness.exceptions", "harness.lr_schedules"],
     ["harness.config_io", "harness.files"],
     ["harness.checkpoint_record"],
-    ["harness.run_dir", "harness.model_info"],
+    ["harness.run_dir", "harness.model_info", "harness.plot"],
     ["harness.tokenizer_utils", "harness.hyperparam_utils"],
     ["harness.renderers", "harness.backends", "harness.tracking"],
     ["harness.supervised.types", "harness.supervised.datum", "harness.supervised.jsonl"],
@@ -32,17 +32,24 @@ ORDER = [
     ["harness.blueprints"],
     ["harness.cli_text"],
     ["harness.cli"],
-    ["harness.preview", "harness.starter", "harness.derive", "harness.verify"],
+    ["harness.preview", "harness.starter", "harness.derive", "harness.verify", "harness.doctor"],
     ["harness.compare"],
     ["harness.commands"],
     ["harness.__main__"],
 ]
-COMPARE_MAY = {"harness.run_dir", "harness.files", "harness.exceptions", "harness.config_io", "harness.compare"}
+COMPARE_MAY = {
+    "harness.run_dir",
+    "harness.files",
+    "harness.exceptions",
+    "harness.config_io",
+    "harness.plot",
+    "harness.compare",
+}
 HEAVY = {  # and the only places that may import it, at whatever depth
     "torch": "harness.backends.local",
     "peft": "harness.backends.local",
     "mlflow": "harness.tracking",
-    "matplotlib": "harness.compare.plot",
+    "matplotlib": "harness.plot",
 }
 AT_CALL = ("torch", "peft", "mlflow", "transformers", "datasets", "tinker", "matplotlib", "pandas")  # never at import
 AT_IMPORT = {  # modules that are themselves only imported at call

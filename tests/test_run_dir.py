@@ -35,6 +35,33 @@ def test_zeros_that_a_power_cut_left_are_a_torn_line(run):
     assert run.metrics() == [{"step": 0}, {"step": 1}]
 
 
+@pytest.mark.parametrize(
+    "end", ["", '{"step": 3, "tr', "\0\0\0\n", "\0\0\0\ntorn"], ids=["whole", "torn", "zeros", "zeros, torn"]
+)
+def test_rows_one_at_a_time_are_the_same_rows(run, end):
+    with run.lock():
+        for step in range(3):
+            run.append_metrics({"step": step})
+    with (run / run_dir.METRICS).open("a") as file:
+        file.write(end)
+    for first in range(4):
+        assert list(run.iter_metrics(first)) == run.metrics_from(first) == [{"step": i} for i in range(first, 3)]
+
+
+def test_rows_one_at_a_time_are_not_read_before_they_are_asked_for(run):
+    assert list(run.iter_metrics()) == []
+    with run.lock():
+        run.append_metrics({"step": 0})
+        with (run / run_dir.METRICS).open("a") as file:
+            file.write('not JSON\n{"train_mean_nll": 1.0}\n')
+    rows = run.iter_metrics()
+    assert next(rows) == {"step": 0}
+    with pytest.raises(RunDirError, match=r"metrics\.jsonl:2: not a JSON row"):
+        next(rows)
+    with pytest.raises(RunDirError, match=r"metrics\.jsonl: a row without 'step': remove or mend that line"):
+        next(run.iter_metrics(1))
+
+
 def _try_to_lock(path, answer):
     try:
         with RunDir(path).lock():

@@ -8,19 +8,30 @@ import click
 @click.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--to", metavar="URI", help="MLflow tracking URI; by default where the run was mirrored before.")
-def command(runs: tuple[Path, ...], to: str | None) -> None:
+@click.option(
+    "--rebuild",
+    is_flag=True,
+    help="Compare all; make a new MLflow run where the old one holds what the files do not, or was deleted.",
+)
+def command(runs: tuple[Path, ...], to: str | None, rebuild: bool) -> None:
     """Bring the MLflow runs of RUN... up to date. RUN is a run directory or a folder of them."""
     from harness.exceptions import HarnessError, TrackingError
     from harness.run_dir import find_runs
+    from harness.tracking import mlflow_rebuild
     from harness.tracking.mlflow_mirror import sync
 
     failures: dict[str, None] = {}  # in order, each once: a dead server fails every run alike
     for run_dir in find_runs(list(runs)):
         try:
-            result = sync(run_dir, to)
+            result, replaced = mlflow_rebuild.rebuild(run_dir, to) if rebuild else (sync(run_dir, to), None)
         except HarnessError as error:  # the others may well succeed
             failures[str(error)] = None
-        else:
-            click.echo(f"{run_dir}: {result.num_points} points sent to run {result.run_id} at {result.tracking_uri}")
+            continue
+        did = f"{result.num_points} points sent to run {result.run_id} at {result.tracking_uri}"
+        if replaced:
+            did += f", in the place of run {replaced}"
+        elif rebuild:
+            did += "; there was nothing to rebuild"
+        click.echo(f"{run_dir}: {did}")
     if failures:
         raise TrackingError("; ".join(failures))

@@ -1,4 +1,4 @@
-"""The curves: train and test NLL over steps, a colour a run. The only room that loads matplotlib."""
+"""The curves: train and test NLL over steps, a colour a run."""
 
 import os
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 from harness.compare.load import RUN, Runs
 from harness.compare.stats import comparable, summarise, test_nll_key
 from harness.exceptions import ConfigError
+from harness.plot import Curve, draw_nll
 from harness.run_dir import STEP, TRAIN_NLL
 
 _SUFFIXES = (".png", ".svg", ".pdf")
-_DASHES = ("-", "--", ":", "-.")  # once the colours are used up
 
 
 def plot(runs: Runs, path: str | os.PathLike[str], on: str = "") -> None:
@@ -30,45 +30,14 @@ def plot(runs: Runs, path: str | os.PathLike[str], on: str = "") -> None:
     if metrics[[TRAIN_NLL, test_nll]].isna().to_numpy().all():
         raise ConfigError("no run holds a train or test NLL yet: nothing to draw")
 
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure  # without pyplot: no display, no state
-
-    names = list(runs.states)
-    columns = 2 if len(names) > 3 and max(map(len, names)) < 50 else 1
-    figure = Figure(figsize=(9, 5 + 0.2 * len(names) / columns), layout="constrained")
-    axes = figure.add_subplot()
-    colours = colormaps["tab10"]
-    lines = []
-    for i, name in enumerate(names):
+    curves = []
+    for name in runs.states:
         rows = metrics.loc[metrics[RUN] == name]
         train, test = rows.dropna(subset=TRAIN_NLL), rows.dropna(subset=test_nll)
-        look = {"color": colours(i % colours.N), "linestyle": _DASHES[i // colours.N % len(_DASHES)]}
-        axes.plot(train[STEP], train[TRAIN_NLL], linewidth=0.8, alpha=0.4, **look)
-        lines += axes.plot(test[STEP], test[test_nll], linewidth=1.8, marker="o", markersize=4, **look)
-    axes.set_xlabel("step (updates made)")
-    axes.set_ylabel("NLL (nats per token)")
-    axes.set_title(
-        f"train (thin) and test (dots){f', test set {_literal(on)}' if on else ''}", loc="left", fontsize="medium"
-    )
-    if not comparable(summarise(runs, on)):
-        warning = "test sets differ or are unknown: test curves do not compare"
-        axes.set_title(warning, loc="right", color="firebrick", fontsize="small")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(
-        lines,
-        map(_literal, names),
-        loc="outside lower center",
-        ncols=columns,
-        frameon=False,
-        fontsize="small",
-        handlelength=4,
-    )
+        curves.append(Curve(name, (train[STEP], train[TRAIN_NLL]), (test[STEP], test[test_nll])))
+    differ = "" if comparable(summarise(runs, on)) else "test sets differ or are unknown: test curves do not compare"
+    title = f"train (thin) and test (dots){f', test set {on}' if on else ''}"
     try:
-        figure.savefig(path, dpi=150)
+        draw_nll(path, curves, title=title, warning=differ)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror}): choose another file") from None
-
-
-def _literal(text: str) -> str:
-    return text.replace("$", r"\$")  # matplotlib sets what stands between two dollars as mathematics

@@ -71,7 +71,11 @@ class Attempt:
         """Let MLflow follow the run's files, unless the config says not to."""
         if self._config.mirror:
             document = {"config": to_json(self._config)}
-            self._mirror = LiveMirror(self._run, Destination.of(document, self._config.tracking_uri))  # not redacted
+            self._mirror = LiveMirror(
+                self._run,
+                Destination.of(document, self._config.tracking_uri),  # not redacted
+                system_metrics=self._config.system_metrics and self._begun,
+            )
             self._mirror.start()
 
     def __exit__(

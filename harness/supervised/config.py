@@ -99,6 +99,9 @@ class Config:
     experiment: str = chz.field(default="sft", doc="MLflow experiment.", metadata=_PLACE)
     run_name: str | None = chz.field(default=None, doc="MLflow run name; else the directory's.", metadata=_PLACE)
     tags: dict[str, str] = chz.field(default_factory=dict, doc="MLflow tags.", metadata=_PLACE)
+    system_metrics: bool = chz.field(
+        default=False, doc="Mirror the load of this machine too: CPU, memory, disk, network, GPU.", metadata=_PLACE
+    )
     note: str = chz.field(default="", doc="The run's description in MLflow.", metadata=_PLACE)
 
     @chz.validate

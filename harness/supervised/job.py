@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -12,23 +13,32 @@ from rich.console import Console
 
 from harness import run_dir
 from harness.backends.base import Backend, TrainingClient
-from harness.exceptions import CheckpointDamagedError, DataError, DataFileNotFoundError, HarnessError, RunDirError
+from harness.exceptions import (
+    CheckpointDamagedError,
+    ConfigError,
+    DataError,
+    DataFileNotFoundError,
+    HarnessError,
+    RunDirError,
+)
 from harness.run_dir import METRICS, CheckpointRecord, Row, RunDir
 from harness.supervised import provenance
 from harness.supervised.batches import Batches, Position
 from harness.supervised.config import Config
 from harness.supervised.copies import trained_on
 from harness.supervised.custom import by_index
+from harness.supervised.datum import loss_weights
 from harness.supervised.evaluators import NLLEvaluator, nll_evaluators
 from harness.supervised.plan import Plan
 from harness.supervised.progress import duration
 from harness.supervised.stream_seek import is_of_datasets, one_line
-from harness.supervised.survey import Survey, coloured, survey
+from harness.supervised.survey import Survey, caption, coloured, survey
 from harness.supervised.types import SupervisedDataset, SupervisedDatasetBuilder, TestSets
 from harness.tokenizer_utils import get_tokenizer
 
 logger = logging.getLogger(__name__)
 
+_NUM_EXAMPLES = 5  # in examples.txt
 _FEW_STEPS = 100  # below this a run is told that it is short
 
 
@@ -42,6 +52,7 @@ class Job:
         numerics: What the backend fixed at the run's first start.
         survey: Counts of the training set; None in a resume, which was told them at its first start.
         document: What config.json will say once training starts; None in a resume.
+        examples: The first examples that are trained, for people; "" in a resume.
         quarantined: Rows that the builder set aside as bad.
     """
 
@@ -51,6 +62,7 @@ class Job:
     numerics: Row
     survey: Survey | None
     document: Row | None
+    examples: str
     quarantined: Sequence[Mapping[str, Any]]
 
 
@@ -80,6 +92,7 @@ def prepare(run: RunDir, config: Config, console: Console, recipe: str | None) -
     Raises:
         HarnessError: for data that cannot be used, or that is not what the run was started with.
     """
+    _check_system_metrics(config)
     train_set, test_sets, tokenizer = build_data(config)
     batches = Batches(
         train_set,
@@ -112,6 +125,10 @@ def prepare(run: RunDir, config: Config, console: Console, recipe: str | None) -
         console.print("  an example; what is trained on is marked:")
         console.print(coloured(counted.shown, tokenizer, brackets=console.color_system is None))
         _warn_of_overlap(train_set, counted, evaluators)
+        data["num_examples"] = {
+            "train": counted.num_examples,
+            "test": {e.name: len(e.data) for e in evaluators},
+        }
     return Job(
         batches=batches,
         evaluators=evaluators,
@@ -119,6 +136,7 @@ def prepare(run: RunDir, config: Config, console: Console, recipe: str | None) -
         numerics=numerics,
         survey=counted,
         document=provenance.document(config, recipe=recipe, numerics=numerics, data=data) if is_new else None,
+        examples=_examples(counted, tokenizer) if counted else "",
         quarantined=[row for dataset in (train_set, *(e.dataset for e in evaluators)) for row in dataset.quarantined],
     )
 
@@ -231,6 +249,18 @@ def _total_steps(config: Config, batches: Batches) -> int:
             in_epochs,
         )
     return min(config.max_steps, in_epochs)
+
+
+def _examples(counted: Survey, tokenizer: Any) -> str:
+    """The text of examples.txt."""
+    trained = [datum for datum in counted.data if loss_weights(datum).any()][:_NUM_EXAMPLES]
+    shown = [f"{caption(n, d)}\n{coloured(d, tokenizer, brackets=True)}\n" for n, d in enumerate(trained, start=1)]
+    return "\n".join(["What is trained on stands between ⟦ and ⟧.\n", *shown])
+
+
+def _check_system_metrics(config: Config) -> None:
+    if config.system_metrics and config.mirror and not importlib.util.find_spec("psutil"):
+        raise ConfigError("system_metrics=True needs psutil: pip install psutil, or leave system_metrics out")
 
 
 def _check_lengths(config: Config, counted: Survey, evaluators: list[NLLEvaluator]) -> None:

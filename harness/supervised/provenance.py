@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import importlib.metadata
 import platform
+import socket
 import subprocess
 import sys
 import time
@@ -33,6 +35,8 @@ def document(config: Any, *, recipe: str | None, numerics: Row, data: Row) -> Ro
         "data": data,
         "versions": _versions(),
         "git_commit": _git_commit(),
+        "host": socket.gethostname(),
+        "user": _user(),
     }
 
 
@@ -126,6 +130,13 @@ def _versions() -> Row:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def _user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return None
 
 
 def _git_commit() -> str | None:

@@ -163,6 +163,15 @@ def count(data: Sequence[tinker.Datum], num_examples: int | None = None) -> Coun
     )
 
 
+def caption(number: int, datum: tinker.Datum) -> str:
+    """What stands over an example that is shown."""
+    from harness.supervised.datum import loss_weights
+
+    num_loss_tokens = int((loss_weights(datum) != 0).sum())
+    cut = ", cut at max_length" if getattr(datum, "num_truncated", 0) else ""
+    return f"example {number}: {datum.model_input.length + 1} tokens, {num_loss_tokens} with loss{cut}"
+
+
 def coloured(datum: tinker.Datum, tokenizer: Any, *, brackets: bool = False) -> Text:
     """The datum's text with what is trained on in green; ``brackets`` marks it where there are no colours."""
     from harness.supervised.datum import loss_weights, target_tokens

@@ -73,6 +73,7 @@ async def _train(run: RunDir, config: Config, console: Console, recipe: str | No
         await announce(run, config, job, restored, console)
         if job.document:
             run.write_quarantine(job.quarantined)
+            run.write_examples(job.examples)
             run.write_config(job.document)
         attempt.begin(restored.checkpoint, job.plan, config.backend.tolerance(job.numerics))
         async with contextlib.aclosing(Updates(run, config, job, restored, attempt.ledger)) as updates:

@@ -8,10 +8,9 @@ from harness.exceptions import HarnessError
 from harness.run_dir import RunDir
 from harness.tracking.mlflow_mirror import Mirror
 from harness.tracking.mlflow_store import Destination
+from harness.tracking.mlflow_system import SystemMetrics
 
 log = logging.getLogger("harness.tracking")
-
-_THREAD = "mlflow-mirror"
 
 
 class LiveMirror:
@@ -22,33 +21,37 @@ class LiveMirror:
         run_dir: RunDir,
         destination: Destination,
         *,
+        system_metrics: bool = False,
         interval: float = 1.0,
         max_interval: float = 60.0,
         patience: float = 20.0,
     ):
         """
         Args:
+            system_metrics: Log the load of this machine too.
             interval: Seconds between passes.
             max_interval: Seconds to which the interval is doubled while MLflow is in trouble.
             patience: Seconds that :meth:`finish` waits.
         """
         self._run_dir = run_dir
         self._mirror = Mirror(run_dir, destination)
+        self._system_metrics = SystemMetrics() if system_metrics else None
         self._interval = interval
         self._max_interval = max_interval
         self._patience = patience
         self._finish = threading.Event()
         self._end: tuple[str, str | None] = ("KILLED", None)
+        self._warned = False
         self._trouble: str | None = f"MLflow was not done within {patience:g} s"  # of the last pass
-        self._thread = threading.Thread(target=self._run, name=_THREAD, daemon=True)
+        self._thread = threading.Thread(target=self._run, name="mlflow-mirror", daemon=True)
 
     def start(self) -> None:
         """Return at once: MLflow is imported and its store opened in the thread."""
-        logging.getLogger("urllib3.connectionpool").addFilter(_is_not_ours)
         self._thread.start()
 
     def finish(self, state: str, error: str | None = None) -> None:
-        """Send the rest, upload the files and set the status; one warning where that does not succeed in time.
+        """Send the rest, upload the files and set the status; one warning where that does not succeed in time, unless
+        this trouble was warned of.
 
         Args:
             state: FINISHED, FAILED or KILLED.
@@ -58,7 +61,8 @@ class LiveMirror:
         self._finish.set()
         self._thread.join(self._patience)
         if self._trouble:
-            log.warning("%s: python -m harness sync %s completes the MLflow run", self._trouble, self._run_dir)
+            level = logging.INFO if self._warned else logging.WARNING
+            log.log(level, "%s: python -m harness sync %s completes the MLflow run", self._trouble, self._run_dir)
 
     def where(self) -> str | None:
         """Experiment, name and address of the MLflow run, for the user; None until the store was opened."""
@@ -66,14 +70,18 @@ class LiveMirror:
 
     def _run(self) -> None:
         delay = self._interval
-        warned = False
         while not self._finish.is_set():
             trouble = self._attempt(last=False)
-            if trouble and not warned:
-                log.warning("%s: training goes on, python -m harness sync %s catches up", trouble, self._run_dir)
-            if warned and not trouble:
+            if trouble and not self._warned:
+                self._warned = True
+                log.warning(
+                    "%s: training goes on, and MLflow catches up once that is mended, or by python -m harness sync %s",
+                    trouble,
+                    self._run_dir,
+                )
+            if self._warned and not trouble:
+                self._warned = False
                 log.info("MLflow works again: %s is mirrored", self._run_dir)
-            warned = trouble is not None
             delay = min(2 * delay, self._max_interval) if trouble else self._interval
             self._finish.wait(delay)
         self._trouble = self._attempt(last=True)
@@ -82,6 +90,8 @@ class LiveMirror:
         """Send, and close at last; what went wrong in one line, or None."""
         try:
             self._mirror.send()
+            if self._system_metrics:
+                self._mirror.log_system_metrics(self._system_metrics, last=last)
             if last:
                 self._mirror.close(*self._end)
         except HarnessError as error:
@@ -90,8 +100,3 @@ class LiveMirror:
             log.debug("the MLflow mirror failed", exc_info=True)
             return f"the MLflow mirror failed ({type(error).__name__}: {redact(str(error))})"
         return None
-
-
-def _is_not_ours(record: logging.LogRecord) -> bool:
-    """Whether another thread's connection is in trouble: urllib3 warns of every try, where the mirror warns once."""
-    return record.threadName != _THREAD

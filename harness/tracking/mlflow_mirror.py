@@ -3,39 +3,38 @@
 :meth:`Mirror.send` sends what MLflow lacks. ``live_mirror`` calls it about every second from a thread while training
 appends to the files; :func:`sync` calls it once. Sending again is harmless: a point in MLflow is the
 tuple (run, key, step, timestamp, value), every row carries its own timestamp, and an exact resend is dropped. The
-cursor in mirror.json only saves the work. One run directory is one MLflow run, found again by the tag
-``harness.run_id`` where mirror.json was lost.
+cursor in mirror.json only saves the work; where MLflow turns out to have lost points, all are sent.
 
 Points cannot be deleted from MLflow: where a resume superseded rows, a step has an older point beside the right one,
-and the tag ``harness.exactness`` says ``inexact``.
+and the tag ``harness.exactness`` says ``inexact``. ``mlflow_rebuild`` makes a run without them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config_io import flatten, redact
 from harness.exceptions import TrackingError
-from harness.run_dir import ATTEMPTS, CHECKPOINTS, CONFIG, EVAL_EXAMPLES, METRICS, MIRROR, STEP, TS, Row, RunDir
-from harness.tracking import mlflow_store, mlflow_tags
+from harness.run_dir import MIRROR, TS, Row, RunDir
+from harness.tracking import mlflow_artifacts, mlflow_data, mlflow_models, mlflow_run, mlflow_store, mlflow_tags
+from harness.tracking.attempt_tags import attempt_tags
 from harness.tracking.mlflow_store import Destination, one_line_errors
+from harness.tracking.points import Cursor, RowPoints, clean_key, sent_row, unsent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
 
-_ARTIFACTS = (CONFIG, METRICS, CHECKPOINTS, EVAL_EXAMPLES, ATTEMPTS)
-_ROWS_PER_CALL = 50  # the cursor moves after each call
-_METRICS_PER_CALL = 1000  # MLflow's limits, this one and those below
-_PARAMS_PER_CALL = 100
+    from harness.tracking.mlflow_system import SystemMetrics
+
+_METRICS_PER_CALL = 1000  # MLflow's limits, this one and that below
 _PARAM_LENGTH = 6000
-_TAG_LENGTH = 8000
-_KEY_LENGTH = 250
+_CURSOR_SECONDS = 1.0  # the cursor is a file that is made durable: not after each call
 _LOCK_SECONDS = 60
 
 
@@ -48,7 +47,8 @@ class Mirror:
         self._cwd = Path.cwd()  # now: it may be another one when the store is opened
         self._client: MlflowClient | None = None
         self._uri = ""  # with its user info
-        self._document: Row = {}  # mirror.json
+        self._document: Row = {}  # mirror.json but for the cursor
+        self._cursor: Cursor | None = None
         self.where: str | None = None  # the MLflow run in one line for the user, once it is open
 
     @property
@@ -64,30 +64,47 @@ class Mirror:
     def send(self) -> int:
         """Send what MLflow lacks and return the number of points; the first call finds or makes the MLflow run."""
         with self._lock():
-            if self._client is None:
-                self._client = self._open()
-            rows = self._unsent()
-            sent = 0
-            for i in range(0, len(rows), _ROWS_PER_CALL):
-                chunk = rows[i : i + _ROWS_PER_CALL]
-                sent += self._log(self._client, chunk)
-                self._move_cursor(chunk[-1])
-            return sent
+            if self._client is not None:
+                try:
+                    return self._send(self._client)
+                except TrackingError:  # the run or its whole store may be gone, or be an older copy: opening tells
+                    self._client = None
+            self._client = self._open()
+            return self._send(self._client)
+
+    def send_all(self) -> int:
+        """:meth:`send`, whatever the cursor says."""
+        with self._lock():
+            self._client = self._open(afresh=True)
+            return self._send(self._client)
+
+    def rebuild(self) -> int:
+        """Make a new MLflow run in the place of the one there is, and send all. Both name each other."""
+        with self._lock():
+            self._client = self._open(rebuild=True)
+            return self._send(self._client)
+
+    def log_system_metrics(self, system: SystemMetrics, *, last: bool) -> None:
+        """Log the load of this machine where it is due. Call :meth:`send` before it."""
+        assert self._client is not None, "send() comes before log_system_metrics()"
+        with one_line_errors(self._uri):
+            system.log_if_due(self._client, self.run_id, last=last)
 
     def close(self, state: str, error: str | None = None) -> None:
         """Upload the run's files and set the status: FINISHED, FAILED or KILLED. Call :meth:`send` before it."""
         assert self._client is not None, "send() comes before close()"
-        tags = mlflow_tags.progress_tags(self._run_dir)
+        tags = run_tags(self._run_dir)
         if error:
             tags[mlflow_tags.ERROR] = redact(error)
         signs_of_life = [self._run_dir.config()["started"]]
         signs_of_life += [row[TS] for row in [*self._run_dir.attempts(), self._run_dir.last_row()] if row]
         with self._lock(), one_line_errors(self._uri):
-            for name in _ARTIFACTS:
-                if (self._run_dir / name).exists():
-                    self._client.log_artifact(self.run_id, str(self._run_dir / name))
-            _set_tags(self._client, self.run_id, tags)
+            uploaded = self._document.get("artifacts", {})
+            self._document["artifacts"] = mlflow_artifacts.upload(self._client, self.run_id, self._run_dir, uploaded)
+            self._note()
+            mlflow_run.set_tags(self._client, self.run_id, tags)
             self._client.set_terminated(self.run_id, state, end_time=max(signs_of_life))
+            mlflow_models.log_checkpoints(self._client, self.run_id, self._run_dir)
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
@@ -110,87 +127,72 @@ class Mirror:
 
     # ---- the run
 
-    def _open(self) -> MlflowClient:
-        """Open the store; find or make the run and bring its params, tags and status up to date."""
+    def _open(self, *, rebuild: bool = False, afresh: bool = False) -> MlflowClient:
+        """Open the store; find or make the run and bring its params, tags and status up to date.
+
+        Args:
+            rebuild: Make another run in the place of the one there is.
+            afresh: Forget what mirror.json notes of the run.
+        """
         config = self._run_dir.config()
-        mirrored = self._run_dir.mirror() or {}
-        before = mirrored.get("tracking_uri")
-        uri = self._destination.tracking_uri or mlflow_store.unless_gone(before) or mlflow_store.embedded_uri(self._cwd)
-        with one_line_errors(uri):
-            self._uri = mlflow_store.absolute_uri(uri, self._cwd)
+        self._uri, mirrored = locate(self._run_dir, self._destination, self._cwd)
+        with one_line_errors(self._uri):
             client = mlflow_store.open_store(self._uri)
-            run = _get_run(client, mirrored["run_id"]) if before == redact(self._uri) else None
-            if run is None:  # a cursor that counts another run's points is of no use either
-                mirrored = {"sent_step": None, "sent_ts": None, "sent_points": 0}
-                run = self._find_run(client, config) or self._create_run(client, config)
-            if run.info.lifecycle_stage == "deleted":
+            run, original = mlflow_run.find_run(client, self._run_dir, mirrored.get("run_id"))
+            if rebuild and run is not None:
+                run = self._make_again(client, run)
+            elif run is None:
+                links = {mlflow_run.COPY_OF: original} if original else {}
+                run = self._make(client, links)
+            if mlflow_run.is_deleted(run):
                 raise TrackingError(
                     f"{self._run_dir}: its MLflow run {run.info.run_id} was deleted at {redact(self._uri)}: "
-                    f"restore it there (mlflow runs restore --run-id {run.info.run_id})"
+                    f"restore it there (mlflow runs restore --run-id {run.info.run_id}), or make another: "
+                    f"python -m harness sync --rebuild {self._run_dir}"
                 )
             self._bring_up_to_date(client, run, config)
             experiment = client.get_experiment(run.info.experiment_id)
+        self._cursor = None if afresh else valid_cursor(self._run_dir, run, mirrored)
         place = {
             "tracking_uri": redact(self._uri),
             "experiment_id": experiment.experiment_id,
             "run_id": run.info.run_id,
         }
-        self._document = mirrored | place
-        self._run_dir.write_mirror(self._document)
+        self._document = (mirrored if self._cursor else {}) | place  # what is noted of a run that lost points is not so
+        self._note()
         address = self.tracking_uri.rstrip("/")
         if address.startswith("http"):
             address += f"/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}"
         self.where = f'experiment "{experiment.name}", run "{run.info.run_name}" at {address}'
         return client
 
-    def _find_run(self, client: MlflowClient, config: Row) -> Run | None:
-        """The run of this directory by its tag, deleted or not; None where it was never made."""
-        from mlflow.entities import ViewType
+    def _make(self, client: MlflowClient, links: Mapping[str, str]) -> Run:
+        return mlflow_run.make_run(client, self._run_dir, self._destination, self._uri, links)
 
-        runs = client.search_runs(
-            [self._experiment_id(client)],
-            f"tags.`{mlflow_tags.RUN_ID}` = '{config['run_id']}'",
-            run_view_type=ViewType.ALL,
-        )
-        return min(runs, key=lambda run: run.info.lifecycle_stage == "deleted", default=None)
-
-    def _create_run(self, client: MlflowClient, config: Row) -> Run:
-        tags = {clean_key(key): value for key, value in self._destination.tags.items()}
-        tags |= mlflow_tags.fixed_tags(self._run_dir, config, self._destination.note)
-        return client.create_run(
-            self._experiment_id(client),
-            start_time=config["started"],
-            tags={key: value[:_TAG_LENGTH] for key, value in tags.items()},
-            run_name=self._destination.run_name,
-        )
-
-    def _experiment_id(self, client: MlflowClient) -> str:
-        from mlflow import MlflowException
-
-        name = self._destination.experiment
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            try:
-                return client.create_experiment(name, mlflow_store.artifact_location(self._uri))
-            except MlflowException:
-                experiment = client.get_experiment_by_name(name)
-                if experiment is None:  # so it is not that another process made it in between
-                    raise
-        if experiment.lifecycle_stage == "deleted":
-            raise TrackingError(
-                f'the experiment "{name}" was deleted at {redact(self._uri)}: restore it there '
-                f"(mlflow experiments restore -x {experiment.experiment_id}) or choose another experiment"
-            )
-        return experiment.experiment_id
+    def _make_again(self, client: MlflowClient, old: Run) -> Run:
+        """A new run in the place of ``old``, of which nothing is lost. One that was deleted can take no tag."""
+        links = {mlflow_run.REBUILDS: old.info.run_id}
+        if mlflow_run.COPY_OF in old.data.tags:
+            links[mlflow_run.COPY_OF] = old.data.tags[mlflow_run.COPY_OF]
+        others = mlflow_run.runs_of(client, self._run_dir.config()["run_id"])
+        # a crash can have come before mirror.json was written
+        begun = [run for run in others if run.data.tags.get(mlflow_run.REBUILDS) == old.info.run_id]
+        new = begun[0] if begun else self._make(client, links)
+        if not mlflow_run.is_deleted(old):
+            client.set_tag(old.info.run_id, mlflow_run.REBUILT_AS, new.info.run_id)
+            mlflow_models.delete_models(client, old.info.run_id)
+        return new
 
     def _bring_up_to_date(self, client: MlflowClient, run: Run, config: Row) -> None:
         from mlflow.entities import Param
 
-        params = {clean_key(key): str(value)[:_PARAM_LENGTH] for key, value in flatten(config["config"]).items()}
-        missing = [Param(key, value) for key, value in params.items() if key not in run.data.params]
-        for i in range(0, len(missing), _PARAMS_PER_CALL):  # one that changed would have its whole batch refused
-            client.log_batch(run.info.run_id, params=missing[i : i + _PARAMS_PER_CALL], synchronous=True)
-        _set_tags(client, run.info.run_id, mlflow_tags.progress_tags(self._run_dir))
+        missing = [Param(key, value) for key, value in params(config).items() if key not in run.data.params]
+        for i in range(0, len(missing), mlflow_run.PARAMS_PER_CALL):  # one that changed would have its batch refused
+            batch = missing[i : i + mlflow_run.PARAMS_PER_CALL]
+            client.log_batch(run.info.run_id, params=batch, synchronous=True)
+        mlflow_data.log_data(client, run.info.run_id, config)
+        tags = mlflow_run.place_tags(self._run_dir) | run_tags(self._run_dir)
+        mlflow_run.set_tags(client, run.info.run_id, tags | mlflow_run.parent_tags(client, run, config))
         if mlflow_tags.ERROR in run.data.tags:  # an earlier attempt's
             client.delete_tag(run.info.run_id, mlflow_tags.ERROR)
         if self._run_dir.state() == "RUNNING":
@@ -198,30 +200,41 @@ class Mirror:
 
     # ---- its points
 
-    def _unsent(self) -> list[Row]:
-        """The rows after the cursor; all where its row is gone or has another time, because it was superseded.
+    def _send(self, client: MlflowClient) -> int:
+        sent = 0
+        noted, noted_at = self._cursor, time.monotonic()
+        try:
+            for metrics, cursor in self._calls(unsent(self._run_dir, self._cursor)):
+                with one_line_errors(self._uri):
+                    client.log_batch(self.run_id, metrics=metrics, synchronous=True)
+                sent += len(metrics)
+                self._cursor = cursor  # never ahead of what is sent
+                if time.monotonic() - noted_at > _CURSOR_SECONDS:
+                    self._note()
+                    noted, noted_at = self._cursor, time.monotonic()
+        finally:
+            if self._cursor != noted:
+                self._note()
+        return sent
 
-        The cursor's own row is sent again where it grew: the last evaluation's does when a run is extended.
-        """
-        cursor = self._document
-        if cursor["sent_step"] is not None:
-            rows = self._run_dir.metrics_from(cursor["sent_step"])
-            if rows and (rows[0][STEP], rows[0][TS]) == (cursor["sent_step"], cursor["sent_ts"]):
-                return rows[1:] if len(_points(rows[0])) == cursor["sent_points"] else rows
-        return self._run_dir.metrics()
-
-    def _log(self, client: MlflowClient, rows: list[Row]) -> int:
+    def _calls(self, rows: Iterable[RowPoints]) -> Iterator[tuple[list[Metric], Cursor | None]]:
+        """Points by the call, as many as it takes, with the cursor once the call is made: at the last whole row."""
         from mlflow.entities import Metric
 
-        metrics = [Metric(key, value, row[TS], row[STEP]) for row in rows for key, value in _points(row).items()]
-        with one_line_errors(self._uri):
-            for i in range(0, len(metrics), _METRICS_PER_CALL):
-                client.log_batch(self.run_id, metrics=metrics[i : i + _METRICS_PER_CALL], synchronous=True)
-        return len(metrics)
+        metrics: list[Metric] = []
+        cursor = self._cursor
+        for row in rows:
+            for key, value in row.values.items():
+                if len(metrics) == _METRICS_PER_CALL:
+                    yield metrics, cursor
+                    metrics = []
+                metrics.append(Metric(key, value, row.ts, row.step))
+            cursor = row.cursor
+        if metrics:
+            yield metrics, cursor
 
-    def _move_cursor(self, row: Row) -> None:
-        self._document |= {"sent_step": row[STEP], "sent_ts": row[TS], "sent_points": len(_points(row))}
-        self._run_dir.write_mirror(self._document)
+    def _note(self) -> None:
+        self._run_dir.write_mirror(self._document | (self._cursor.to_row() if self._cursor else {"sent_step": None}))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,54 +252,58 @@ class SyncResult:
     tracking_uri: str
 
 
-def sync(run_dir: RunDir, tracking_uri: str | None = None) -> SyncResult:
-    """Bring the MLflow run of a run directory up to date; where the run is over, its files and its status too.
+def sync(run_dir: RunDir, tracking_uri: str | None = None, send: Callable[[Mirror], int] = Mirror.send) -> SyncResult:
+    """Bring the MLflow run of ``run_dir`` up to date: what a live mirror missed, a run made offline, a store made anew.
 
     Args:
         tracking_uri: None for where the run was mirrored before, else where its config or the environment says.
+        send: What to send it with: :meth:`Mirror.send`, :meth:`Mirror.send_all` or :meth:`Mirror.rebuild`.
 
     Raises:
         TrackingError: where MLflow cannot be reached or written.
         RunDirError: where ``run_dir`` is none, or its files cannot be read or written.
     """
-    config = run_dir.config()
     state = run_dir.state()  # before the rows are read: a run that is over adds none
-    mirrored = mlflow_store.unless_gone((run_dir.mirror() or {}).get("tracking_uri"))
-    mirror = Mirror(run_dir, Destination.of(config, tracking_uri or mirrored))
-    num_points = mirror.send()
+    mirror = Mirror(run_dir, destination(run_dir, tracking_uri))
+    num_points = send(mirror)
     if state in ("FINISHED", "FAILED", "KILLED"):
         mirror.close(state, run_dir.attempts()[-1].get("error"))
     return SyncResult(num_points, mirror.run_id, mirror.tracking_uri)
 
 
-def clean_key(key: str) -> str:
-    """``key`` as MLflow takes it on every system: other characters become ``_``, empty and dotted path parts go."""
-    parts = re.sub(r"[^/\w.\- ]", "_", key).split("/")
-    return "/".join(part for part in parts if part not in ("", ".", ".."))[:_KEY_LENGTH] or "_"
+def destination(run_dir: RunDir, tracking_uri: str | None = None) -> Destination:
+    """Where a run that is not being started goes: ``tracking_uri``, else where it was mirrored before, else where its
+    config or the environment says."""
+    mirrored = mlflow_store.unless_gone((run_dir.mirror() or {}).get("tracking_uri"))
+    return Destination.of(run_dir.config(), tracking_uri or mirrored)
 
 
-def _points(row: Row) -> dict[str, float]:
-    """A row's numbers by MLflow key; the step and the time are the axes."""
-    return {
-        clean_key(key): float(value)
-        for key, value in row.items()
-        if key not in (STEP, TS) and isinstance(value, (int, float)) and not isinstance(value, bool)
-    }
+def locate(run_dir: RunDir, destination: Destination, cwd: Path) -> tuple[str, Row]:
+    """The store of a run, with its user info, and mirror.json where that is of this store."""
+    mirrored = run_dir.mirror() or {}
+    before = mirrored.get("tracking_uri")
+    uri = destination.tracking_uri or mlflow_store.unless_gone(before) or mlflow_store.embedded_uri(cwd)
+    with one_line_errors(uri):
+        uri = mlflow_store.absolute_uri(uri, cwd)
+    return uri, mirrored if before == redact(uri) else {}
 
 
-def _get_run(client: MlflowClient, run_id: str) -> Run | None:
-    """The run, deleted or not; None in a store that never had it, because it was made anew."""
-    from mlflow import MlflowException
-
-    try:
-        return client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
+def valid_cursor(run_dir: RunDir, run: Run, mirrored: Row) -> Cursor | None:
+    """The cursor in mirror.json; None where it is another run's, its row was superseded, or MLflow lost points."""
+    cursor = Cursor.from_row(mirrored)
+    sent = sent_row(run_dir, cursor) if cursor and mirrored["run_id"] == run.info.run_id else None
+    return None if sent is None or mlflow_run.lacks(run, sent) else cursor
 
 
-def _set_tags(client: MlflowClient, run_id: str, tags: dict[str, str]) -> None:
-    from mlflow.entities import RunTag
+def params(config: Row) -> dict[str, str]:
+    """A run's config as MLflow takes it.
 
-    client.log_batch(run_id, tags=[RunTag(key, value[:_TAG_LENGTH]) for key, value in tags.items()], synchronous=True)
+    Args:
+        config: ``RunDir.config()``.
+    """
+    return {clean_key(key): str(value)[:_PARAM_LENGTH] for key, value in flatten(config["config"]).items()}
+
+
+def run_tags(run_dir: RunDir) -> dict[str, str]:
+    """Those set again whenever a mirror opens or closes the run."""
+    return mlflow_tags.progress_tags(run_dir) | attempt_tags(run_dir)

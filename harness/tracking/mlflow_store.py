@@ -6,6 +6,7 @@ The embedded default is an SQLite database with its artifacts beside it, ``mlrun
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import dataclasses
 import logging
 import os
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 TRACKING_URI_VARIABLE = "MLFLOW_TRACKING_URI"
 
+_is_asking = contextvars.ContextVar("is_asking", default=False)  # whether this thread is in one_line_errors
+_NOISY = ("urllib3.connectionpool", "mlflow.store.db.utils")
 _LOCK_SECONDS = 60  # making a database takes about 8 s, and others may be waiting to open it too
 
 
@@ -135,14 +138,24 @@ def one_line_errors(uri: str) -> Iterator[None]:
     """MLflow's errors as TrackingErrors.
 
     It raises its own kinds, those of requests and SQLAlchemy, and each artifact store's; their texts name the URI with
-    its password, therefore none is kept as the cause.
+    its password, therefore none is kept as the cause. What is logged on the way to an error is dropped: of every try
+    to connect, with tracebacks of a database's.
     """
+    for name in _NOISY:
+        logging.getLogger(name).addFilter(_is_of_others)
+    outside = _is_asking.set(True)
     try:
         yield
     except HarnessError:
         raise
     except Exception as error:
         raise TrackingError(f"MLflow at {redact(uri)} {_reason(error)}") from None
+    finally:
+        _is_asking.reset(outside)
+
+
+def _is_of_others(_: logging.LogRecord) -> bool:
+    return not _is_asking.get()
 
 
 def _reason(error: Exception) -> str:
@@ -151,8 +164,15 @@ def _reason(error: Exception) -> str:
     for cause in (error, error.__context__):
         if isinstance(cause, (requests.ConnectionError, requests.Timeout)):
             return f"cannot be reached ({type(cause).__name__}): is the server up?"
-    if getattr(error, "error_code", None) == "UNAUTHENTICATED":
-        return "refuses the user or the password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    if isinstance(error, ModuleNotFoundError):
+        return f"needs a database driver that is not installed ({error.name}): install it, or name one in the URI"
+    match getattr(error, "error_code", None):
+        case "UNAUTHENTICATED":
+            return "refuses the user or the password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        case "PERMISSION_DENIED" if "Host header" in str(error):
+            return "does not answer to this name: start it with it among its --allowed-hosts"
+        case "PERMISSION_DENIED":
+            return "does not let you do this: ask whoever keeps it for the permission"
     first_line = redact(str(error)).strip().partition("\n")[0]
     return f"failed ({type(error).__name__}: {textwrap.shorten(first_line, 300)})"
 

@@ -1,13 +1,18 @@
 """What an MLflow run says about a run directory beside its points and params."""
 
-import getpass
+from __future__ import annotations
+
 import shlex
 
-from harness.config_io import flatten, redact_argv
+from harness.config_io import redact_argv
 from harness.run_dir import Row, RunDir
+from harness.tracking.mlflow_data import test_sets, train_set
 
 RUN_ID = "harness.run_id"  # config.json's run_id: finds a run directory's MLflow run again
 ERROR = "harness.error"  # only where the last attempt failed
+LOG_PATH = "harness.log_path"  # the run directory
+PARENT = "harness.parent"  # of a fork: its parent's run_id
+_LIBRARIES = ("torch", "transformers")
 
 
 def fixed_tags(run_dir: RunDir, document: Row, note: str) -> dict[str, str]:
@@ -15,32 +20,69 @@ def fixed_tags(run_dir: RunDir, document: Row, note: str) -> dict[str, str]:
 
     Args:
         document: ``RunDir.config()``.
-        note: The description; "" for one made of the model, the command and the directory.
+        note: The description; "" for one made from the document.
     """
     argv = redact_argv(document["argv"])
-    config = flatten(document["config"])
-    model = config["model_name"]
-    made = f"Supervised fine-tuning of `{model}`.\n\nCommand: `{shlex.join(argv)}`\n\nRun directory: `{run_dir.path}`"
+    config = document["config"]
+    train, tests, versions = train_set(document), test_sets(document), document.get("versions") or {}
     tags = {
-        "mlflow.user": _user(),
+        "mlflow.user": document.get("user"),
         "mlflow.source.name": argv[0] if argv else None,
         "mlflow.source.type": "LOCAL",
         "mlflow.source.git.commit": document["git_commit"],
-        "mlflow.note.content": note or made,
+        "mlflow.note.content": note or description(run_dir, document),
         RUN_ID: document["run_id"],
+        PARENT: (document.get("parent") or {}).get("run_id"),
         "harness.recipe": document["recipe"],
-        "harness.backend": (config["backend"] or "").rpartition(":")[2],
-        "harness.model": model,
-        "harness.renderer": config.get("dataset_builder.common_config.renderer_name"),
+        "harness.host": document.get("host"),
+        "harness.backend": ((config["backend"] or {}).get("type") or "").rpartition(":")[2],
+        "harness.model": config["model_name"],
+        "harness.renderer": renderer_name(config),
+        "harness.data.train": train and train.digest,
+        **{f"harness.data.test{f'.{name}' if name else ''}": data.digest for name, data in tests.items()},
+        **{f"harness.version.{library}": versions.get(library) for library in _LIBRARIES},
     }
     return {key: value for key, value in tags.items() if value}
+
+
+def description(run_dir: RunDir, document: Row) -> str:
+    """A run in a few lines of Markdown."""
+    config = document["config"]
+    common = config["dataset_builder"].get("common_config") or {}
+    renderer = renderer_name(config)
+    lines = []
+    if train := train_set(document):
+        tested = [data.described() for data in test_sets(document).values()]
+        on = f", tested on {', '.join(tested)}" if tested else ""
+        lines.append(f"Data: {train.described()}{on}")
+    batch_size = config.get("batch_size") or common.get("batch_size", 0) * config.get("gradient_accumulation_steps", 1)
+    epochs = config.get("num_epochs", 1)
+    steps = config.get("max_steps") or f"{epochs} epoch{'s' if epochs > 1 else ''}"
+    of = f" of {batch_size} conversations each" if batch_size else ""
+    schedule = f", {config['lr_schedule']}" if config.get("lr_schedule") else ""
+    lines += [
+        f"Updates: {steps}{of}, learning rate {config['learning_rate']:g}{schedule}",
+        f"Command: `{shlex.join(redact_argv(document['argv']))}`",
+        f"Run directory: `{run_dir.path}`",
+    ]
+    if parent := document.get("parent"):
+        lines.append(f"Forked from `{parent['path']}` at step {parent['step']}")
+    rank = f", LoRA of rank {config['lora_rank']}" if config.get("lora_rank") else ""
+    chat_format = f", chat format {renderer}" if renderer else ""
+    first = f"Supervised fine-tuning of `{config['model_name']}`{rank}{chat_format}.\n"
+    return "\n".join([first, *(f"- {line}" for line in lines)])
+
+
+def renderer_name(config: Row) -> str | None:
+    """The chat format that a config names: its own, which goes before the builder's, or the builder's."""
+    common = config["dataset_builder"].get("common_config") or {}
+    return config.get("renderer_name") or common.get("renderer_name")
 
 
 def progress_tags(run_dir: RunDir) -> dict[str, str]:
     """Those set again whenever a mirror opens or closes the run."""
     attempts = run_dir.attempts()
     return {
-        "harness.log_path": str(run_dir.path),
         "harness.attempts": str(sum(row["event"] == "start" for row in attempts)),
         "harness.exactness": "inexact" if run_dir.is_superseded() else exactness(attempts),
     }
@@ -62,10 +104,3 @@ def exactness(attempts: list[Row]) -> str:
     if not all(end and end["verified_rows"] >= 2 for end in resumes):
         return "unverified"
     return "exact" if all(end and end["exact"] for end in resumes) else "within tolerance"
-
-
-def _user() -> str | None:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return None

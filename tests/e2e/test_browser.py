@@ -85,7 +85,7 @@ def page(browser: "Browser") -> "Iterator[Page]":
     page = context.new_page()
     troubles: list[str] = []
     page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on("response", lambda answer: answer.status >= 500 and troubles.append(f"{answer.status}: {answer.url}"))
+    page.on("response", lambda answer: troubles.extend([answer.url] if answer.status >= 500 else []))
     yield page
     context.close()
     assert not troubles

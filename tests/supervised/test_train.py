@@ -2,6 +2,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import chz
@@ -377,6 +378,35 @@ def test_places_are_no_differences(tmp_path):
     (tmp_path / "r").rename(tmp_path / "moved")
     resumed = run(config(tmp_path / "moved", submit_ahead=3, note="moved", tags={"a": "b"}, save_every=2))
     assert same(resumed.metrics()) == same(run(config(tmp_path / "whole")).metrics())
+
+
+def test_examples_are_written_once_as_they_are_trained(tmp_path, capsys):
+    finished = run(config(tmp_path / "r"))
+    text = (finished / "examples.txt").read_text()
+    first, *examples = text.split("\n\n")
+    assert first == "What is trained on stands between ⟦ and ⟧."
+    assert [example.partition(":")[0] for example in examples] == [f"example {n}" for n in range(1, 6)]
+    (finished / "examples.txt").write_text("as it was")
+    run(config(tmp_path / "r", num_epochs=4))
+    assert (finished / "examples.txt").read_text() == "as it was"
+
+
+def test_counts_of_the_data_stand_in_config_json_and_a_resume_need_not_have_them(tmp_path):
+    with pytest.raises(Died):
+        run(config(tmp_path / "r", backend=FakeBackend(die_after=12)))
+    document = json.loads((tmp_path / "r" / "config.json").read_text())
+    num_examples = document["data"].pop("num_examples")
+    assert set(num_examples) == {"train", "test"} and num_examples["train"] > num_examples["test"][""] > 0
+    (tmp_path / "r" / "config.json").write_text(json.dumps(document))
+    assert run(config(tmp_path / "r")).is_finished()
+
+
+def test_system_metrics_need_psutil(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    with pytest.raises(ConfigError, match=r"^system_metrics=True needs psutil: pip install psutil, or leave system_m"):
+        run(config(tmp_path / "r", system_metrics=True, mirror=True))
+    assert not (tmp_path / "r").exists()
+    run(config(tmp_path / "r", system_metrics=True, mirror=False))
 
 
 def test_other_data_is_refused(tmp_path):

@@ -47,8 +47,12 @@ def config(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def start_run(path: Path, **changes: Any) -> RunDir:
-    """A run directory as it is once its first attempt has begun."""
+def start_run(path: Path, *, document: dict[str, Any] | None = None, **changes: Any) -> RunDir:
+    """A run directory as it is once its first attempt has begun.
+
+    Args:
+        document: What else config.json says beside the config, which ``changes`` change.
+    """
     run_dir = RunDir(path)
     path.mkdir(parents=True)
     run_dir.write_config(
@@ -59,7 +63,10 @@ def start_run(path: Path, **changes: Any) -> RunDir:
             "argv": ["train.py", "learning_rate=2e-4"],
             "config": config(**changes),
             "git_commit": "abc123",
+            "host": "node7",
+            "user": "ann",
         }
+        | (document or {})
     )
     start_attempt(run_dir, 1)
     return run_dir

@@ -1,0 +1,37 @@
+"""What an MLflow run says of the attempts that trained it, and of what they changed."""
+
+import datetime
+
+from harness.config_io import flatten
+from harness.run_dir import TS, Row, RunDir
+
+
+def attempt_tags(run_dir: RunDir) -> dict[str, str]:
+    """``harness.attempt.<n>``: when, from where, what was verified, how it ended. ``harness.changed.<path>``: a field
+    that an attempt was given otherwise than config.json says, with both values."""
+    rows = run_dir.attempts()
+    starts = {row["attempt"]: row for row in rows if row["event"] == "start"}
+    ends = {row["attempt"]: row for row in rows if row["event"] == "end"}
+    last_state = run_dir.state()  # of an attempt that has no end yet, or had none because it was killed
+    tags = {
+        f"harness.attempt.{number}": _attempt(
+            start, ends.get(number), last_state if number == max(starts) else "KILLED"
+        )
+        for number, start in starts.items()
+    }
+    before = flatten(run_dir.config()["config"])
+    now = before | run_dir.changed_extents()
+    changed = {path for start in starts.values() for path in start.get("changed", {})}
+    return tags | {f"harness.changed.{path}": f"{before.get(path)} → {now.get(path)}" for path in sorted(changed)}
+
+
+def _attempt(start: Row, end: Row | None, state: str) -> str:
+    when = datetime.datetime.fromtimestamp(start[TS] / 1000, datetime.UTC)
+    begun = f"from checkpoint {start['resumed_from']}" if start.get("resumed_from") else "from the start"
+    words = [f"{when:%Y-%m-%d %H:%M} UTC", begun]
+    if end and end["verified_rows"]:
+        verdict = "equal to the bit" if end["exact"] else "equal within the tolerance"
+        words.append(f"{end['verified_rows']} rows made again, {verdict}")
+    if end and end.get("is_inexact"):
+        words.append("a row came out differently")
+    return ", ".join([*words, end["state"] if end else state])

@@ -1,0 +1,73 @@
+"""The artifacts of an MLflow run: the run directory's small files and the figure of its NLL."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.plot import Curve, draw_nll
+from harness.run_dir import (
+    ATTEMPTS,
+    CHECKPOINTS,
+    CONFIG,
+    EVAL_EXAMPLES,
+    EXAMPLES,
+    METRICS,
+    STEP,
+    TRAIN_NLL,
+    Row,
+    RunDir,
+    is_test_nll,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+FIGURE = "nll.png"
+FILES = (CONFIG, METRICS, CHECKPOINTS, EVAL_EXAMPLES, ATTEMPTS, EXAMPLES)
+
+
+def upload(client: MlflowClient, run_id: str, run_dir: RunDir, uploaded: Mapping[str, str]) -> dict[str, str]:
+    """Upload what changed; return what the run has now, for the next time: a digest by the artifact's name.
+
+    The figure has the digest of the rows that it shows.
+
+    Args:
+        uploaded: What the last call returned.
+    """
+    there = {file.path for file in client.list_artifacts(run_id)}
+    uploaded = {name: digest for name, digest in uploaded.items() if name in there}
+    digests = {name: _digest(run_dir / name) for name in FILES if (run_dir / name).exists()}
+    for name, digest in digests.items():
+        if uploaded.get(name) != digest:
+            client.log_artifact(run_id, str(run_dir / name))
+    rows = digests.get(METRICS)
+    if rows and uploaded.get(FIGURE) != rows and (curves := nll_curves(run_dir)):
+        with tempfile.TemporaryDirectory() as folder:
+            figure = Path(folder, FIGURE)
+            draw_nll(figure, curves, title="train (thin) and test (dots)")
+            client.log_artifact(run_id, str(figure))
+    return digests | ({FIGURE: rows} if rows else {})
+
+
+def nll_curves(run_dir: RunDir) -> list[Curve]:
+    """A curve for each test set, the first with the train NLL; none where nothing was measured yet."""
+    rows = run_dir.metrics()
+    train = _points(rows, TRAIN_NLL)
+    keys = list(dict.fromkeys(key for row in rows for key in row if is_test_nll(key)))
+    curves = [Curve(key, ([], []), _points(rows, key)) for key in keys] or [Curve(TRAIN_NLL, ([], []), ([], []))]
+    curves[0] = Curve(curves[0].name, train, curves[0].test)
+    return curves if keys or train[0] else []
+
+
+def _points(rows: list[Row], key: str) -> tuple[list[float], list[float]]:
+    measured = [row for row in rows if isinstance(row.get(key), (int, float))]
+    return [row[STEP] for row in measured], [row[key] for row in measured]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
