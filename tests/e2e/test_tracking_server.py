@@ -108,6 +108,7 @@ def test_everything_is_there_after_the_server_was_killed_and_came_back(trained, 
     assert_equal(trained, server)
     assert "0 points sent" in trainer.run("harness", "sync", RUN).stdout
     assert_equal(trained, server)
+    assert f"{RUN}: equal (" in trainer.run("harness", "check", RUN).stdout
 
 
 def test_the_password_is_in_no_file_and_not_in_what_was_said(trained, server, trainer):
