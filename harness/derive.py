@@ -80,11 +80,15 @@ def make_fork(run: RunDir, at: str, overrides: Sequence[str], *, weights_only: b
         changed["eval_every"] = (document["config"]["eval_every"], config.eval_every)
     record = find_checkpoint(run, at)
     if changed:
+        fits = not changed.keys() & {"model_name", "lora_rank"}
         path = config.backend.checkpoint_path(run.path, record.state_path)
+        weights, load = (" from these weights", f" load_checkpoint_path={path}") if fits else ("", "")
         raise ConfigError(
             f"a fork goes on in the same data with the same model ({provenance.listed(changed)}): to train something "
-            f"else from these weights: python -m harness rerun {run} load_checkpoint_path={path} key=value"
+            f"else{weights}: python -m harness rerun {run}{load} key=value"
         )
+    if config.max_steps is not None and config.max_steps < record.step:
+        raise ConfigError(f"max_steps={config.max_steps} lies before the checkpoint at {record.step}: raise it")
     if fork.path.exists() and (not fork.path.is_dir() or any(fork.path.iterdir())):
         raise RunDirError(f"{fork}: there is something else: choose another log_path")
     made = fork.path.with_name(f".{fork.path.name}.fork")
@@ -95,7 +99,15 @@ def make_fork(run: RunDir, at: str, overrides: Sequence[str], *, weights_only: b
         os.replace(made, fork.path)
     except OSError as error:
         raise RunDirError(f"{fork}: cannot be written ({error.strerror}): choose another log_path") from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
     return config
+
+
+def discard_unbegun(fork: RunDir) -> None:
+    """Remove a fork of which no attempt began: it holds copies alone."""
+    if not fork.attempts():
+        shutil.rmtree(fork.path, ignore_errors=True)
 
 
 def _is_fork(run: RunDir, parent: dict[str, Any]) -> bool:

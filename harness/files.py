@@ -20,7 +20,7 @@ def read_jsonl(path: Path, having: str = "") -> list[Row]:
     """Every whole line of a JSONL file; a missing file has none, a torn last line is dropped.
 
     Args:
-        having: Lines without this text are not parsed and are left out.
+        having: Lines without this text are left out; of them it is only looked whether they begin and end as a row.
 
     Raises:
         RunDirError: for a line that is not a JSON object and is not the last.
@@ -31,13 +31,16 @@ def read_jsonl(path: Path, having: str = "") -> list[Row]:
         return []
     rows: list[Row] = []
     for number, line in enumerate(lines, start=1):
+        if having.encode() not in line and line[:1] == b"{" and line[-1:] == b"}":
+            continue
+        try:
+            row = _parse_line(line)
+        except ValueError as error:
+            if number == len(lines):  # torn as well: a power cut can leave zeros and a newline
+                break
+            raise _not_a_row(path, number, error) from None
         if having.encode() in line:
-            try:
-                rows.append(_parse_line(line))
-            except ValueError as error:
-                if number == len(lines):  # torn as well: a power cut can leave zeros and a newline
-                    break
-                raise _not_a_row(path, number, error) from None
+            rows.append(row)
     return rows
 
 

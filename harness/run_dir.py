@@ -55,7 +55,6 @@ EXAMPLES = "examples.txt"
 LOG = "logs.log"
 CHECKPOINTS_DIR = "checkpoints"
 _LOCK = ".lock"
-_MLFLOW_COPIES = "artifacts"  # a folder of this name holds what the mirror uploaded, and is no run
 _SUPERSEDED_BY = "superseded_by_attempt"
 
 # Metric keys, spelled here and nowhere else.
@@ -119,7 +118,7 @@ class RunDir:
         """
         try:
             document = json.loads((self / CONFIG).read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise RunDirError(f"{self}: no {CONFIG}: not a run directory") from None
         except ValueError as error:
             raise RunDirError(f"{self / CONFIG}: not JSON ({error}): restore it or use another log_path") from None
@@ -177,6 +176,12 @@ class RunDir:
         first = (self.config().get("parent") or {}).get("step", 0) if self.exists() else 0
         found = {row[STEP]: first_test_nll(row) for row in self.evaluations() if row[STEP] >= first}
         return {step: nll for step, nll in found.items() if nll is not None}
+
+    def num_evaluations_lost(self, before_step: int) -> int:
+        """Evaluations before that step which metrics.jsonl has and eval_examples.jsonl has not."""
+        rows = [row for row in self.evaluations() if row[STEP] < before_step]
+        num_there = count_lines(self / EVAL_EXAMPLES) - len(self.eval_examples_from(before_step))
+        return sum(is_test_nll(key) for row in rows for key in row) - num_there
 
     def num_steps_recorded(self) -> int:
         """Steps 0, 1, … that have a row, up to the first that has none."""
@@ -359,35 +364,9 @@ class RunDir:
         cut_from(self / EVAL_EXAMPLES, self._tail(EVAL_EXAMPLES, from_step)[1])
 
 
-def _is_run(path: Path) -> bool:
-    """Whether a run was started here; a model's folder has a config.json too."""
-    try:
-        return (path / METRICS).exists() or bool(RunDir(path).config())
-    except RunDirError:
-        return False
-
-
 def _superseded(name: str) -> str:
     return name.replace(".jsonl", ".superseded.jsonl")
 
 
 def _without_attempt(row: Row) -> Row:
     return {key: value for key, value in row.items() if key != _SUPERSEDED_BY}
-
-
-def find_runs(paths: list[str] | list[Path]) -> list[RunDir]:
-    """The run directories among and below ``paths``, in the order given and then by name.
-
-    Raises:
-        RunDirError: for a path that is not there, or under which no run is found.
-    """
-    runs: list[RunDir] = []
-    for path in map(Path, paths):
-        if not path.exists():
-            raise RunDirError(f"{path}: no such run directory")
-        below = {file.parent for name in (CONFIG, METRICS) for file in path.rglob(name)}
-        found = [path] if _is_run(path) else sorted(p for p in below if _is_run(p) and p.name != _MLFLOW_COPIES)
-        if not found:
-            raise RunDirError(f"{path}: no run in it (a run directory holds {CONFIG} and {METRICS})")
-        runs += [RunDir(p) for p in found if RunDir(p).path not in {r.path for r in runs}]
-    return runs

@@ -10,7 +10,7 @@ from harness.derive import config_again, find_checkpoint, make_fork
 from harness.exceptions import ConfigError, HarnessError, RunDirError
 from harness.run_dir import RunDir
 from harness.supervised.train import train
-from tests.fakes import Died, FakeBackend, WordsBuilder
+from tests.fakes import WORDS, Died, FakeBackend, WordsBuilder
 from tests.supervised.runs import config, run, same
 
 
@@ -98,6 +98,9 @@ def test_a_fork_whose_checkpoints_are_damaged_is_not_trained_from_nothing(parent
         ("8", ["dataset_builder.batch_size=2"], "dataset_builder.batch_size: 4 there, 2 here"),
         ("8", ["learning_rat=1"], "learning_rate"),
         ("8", ["eval_every=0"], "eval_every: 4 there, 0 here"),
+        ("8", ["seed=1"], "else from these weights: python -m harness rerun .* load_checkpoint_path=.* key=value"),
+        ("8", ["lora_rank=8"], "to train something else: python -m harness rerun .*parent key=value"),
+        ("8", ["max_steps=7"], "max_steps=7 lies before the checkpoint at 8: raise it"),
     ],
 )
 def test_what_a_fork_cannot_be(parent, tmp_path, at, overrides, message):
@@ -127,7 +130,7 @@ def test_a_fork_goes_on_for_as_long_as_its_parent_was_last_asked_to(tmp_path):
     extended = run(config(tmp_path / "p", max_steps=9, keep="all"))
     fork = forked(extended, "6", f"log_path={tmp_path / 'f'}")
     assert [row["step"] for row in fork.metrics()] == list(range(10))
-    with pytest.raises(ConfigError, match="9 updates are trained, and the config asks for 3"):
+    with pytest.raises(ConfigError, match="max_steps=3 lies before the checkpoint at 9: raise it"):
         forked(extended, "last", f"log_path={tmp_path / 'g'}", "max_steps=3")
 
 
@@ -179,4 +182,26 @@ def test_the_verbs(parent, tmp_path):
     assert result.exit_code == 2
     assert result.stderr.startswith(f"error: {parent}: no checkpoint at 5: there is 3, 4")
     assert invoke("rerun", tmp_path / "nowhere").exit_code == 2
+    result = invoke("fork", parent / "config.json", "--at", "last", f"log_path={tmp_path / 'h'}")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"error: {parent / 'config.json'}: no config.json: not a run directory\n",
+    )
+
+
+def test_a_fork_that_fails_leaves_nothing_behind(parent, tmp_path, monkeypatch):
+    def invoke(*overrides):
+        return CliRunner().invoke(main, ["fork", str(parent), "--at", "8", f"log_path={tmp_path / 'f'}", *overrides])
+
+    before = {path.name for path in tmp_path.iterdir()}
+    with monkeypatch.context() as patch:  # other data at the same place
+        patch.setattr("tests.fakes.WORDS", WORDS[::-1])
+        result = invoke()
+    assert result.exit_code == 2
+    way = f"restore it, or train on it from those weights: python -m harness rerun {parent} load_checkpoint_path=…"
+    assert result.stderr.endswith(f"{way}\n")
+    assert {path.name for path in tmp_path.iterdir()} == before
+    shutil.rmtree(parent / "checkpoints" / "000008")
+    assert invoke().exit_code == 2
+    assert {path.name for path in tmp_path.iterdir()} == before
     assert issubclass(ConfigError, HarnessError)

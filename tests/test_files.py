@@ -13,6 +13,16 @@ def test_a_bad_line_that_is_not_the_last_is_an_error_that_names_it(tmp_path):
         read_jsonl(tmp_path / "metrics.jsonl")
 
 
+def test_lines_that_are_left_out_are_looked_at(tmp_path):
+    path = tmp_path / "f.jsonl"
+    path.write_text('{"a": 1}\n{"b": 2}\n{"a": 3}\n')
+    assert read_jsonl(path, having='"b"') == [{"b": 2}]
+    for garbage in ('{"garb', "", "12"):
+        path.write_text(f'{{"a": 1}}\n{garbage}\n{{"b": 3}}\n')
+        with pytest.raises(RunDirError, match=r"f\.jsonl:2: not a JSON row"):
+            read_jsonl(path, having='"b"')
+
+
 def test_nan_never_reaches_a_file(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         append_jsonl(tmp_path / "metrics.jsonl", [{"train_mean_nll": float("nan")}])

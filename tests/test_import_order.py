@@ -14,7 +14,7 @@ ORDER = [
     ["harness.config_io", "harness.files"],
     ["harness.checkpoint_record"],
     ["harness.run_dir", "harness.model_info", "harness.plot"],
-    ["harness.tokenizer_utils", "harness.hyperparam_utils"],
+    ["harness.run_folders", "harness.tokenizer_utils", "harness.hyperparam_utils"],
     ["harness.renderers", "harness.backends", "harness.tracking"],
     ["harness.supervised.types", "harness.supervised.datum", "harness.supervised.jsonl"],
     ["harness.supervised.mapping", "harness.supervised.stream_parts"],
@@ -39,6 +39,7 @@ ORDER = [
 ]
 COMPARE_MAY = {
     "harness.run_dir",
+    "harness.run_folders",
     "harness.files",
     "harness.exceptions",
     "harness.config_io",

@@ -6,7 +6,8 @@ import pytest
 from harness import run_dir
 from harness.exceptions import RunDirError
 from harness.files import append_jsonl, read_jsonl, write_json
-from harness.run_dir import CheckpointRecord, RunDir, find_runs
+from harness.run_dir import CheckpointRecord, RunDir
+from harness.run_folders import find_runs
 
 
 @pytest.fixture

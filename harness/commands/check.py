@@ -15,7 +15,7 @@ def command(ctx: click.Context, runs: tuple[Path, ...], to: str | None) -> None:
     Nothing is changed. Exit code 1 where something differs.
     """
     from harness.exceptions import HarnessError, TrackingError
-    from harness.run_dir import find_runs
+    from harness.run_folders import find_runs
     from harness.tracking.mlflow_check import check
 
     is_equal = True

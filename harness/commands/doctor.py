@@ -16,7 +16,7 @@ def command(ctx: click.Context, runs: tuple[Path, ...]) -> None:
     """
     from harness.doctor import examine
     from harness.exceptions import HarnessError
-    from harness.run_dir import find_runs
+    from harness.run_folders import find_runs
     from harness.tracking.mlflow_stale import close_orphans, stores_of
 
     folders = list(runs) or [folder for folder in (Path("runs"),) if folder.is_dir() and any(folder.iterdir())]

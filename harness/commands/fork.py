@@ -16,10 +16,15 @@ def command(run: str, overrides: tuple[str, ...], at: str, weights_only: bool) -
     """
     import asyncio
 
-    from harness.derive import make_fork
+    from harness.derive import discard_unbegun, make_fork
+    from harness.exceptions import HarnessError
     from harness.run_dir import RunDir
     from harness.supervised.train import train
 
     parent = RunDir(run)
     config = make_fork(parent, at, overrides, weights_only=weights_only)
-    asyncio.run(train(config, recipe=parent.config()["recipe"]))
+    try:
+        asyncio.run(train(config, recipe=parent.config()["recipe"]))
+    except HarnessError:
+        discard_unbegun(RunDir(config.log_path))
+        raise

@@ -16,7 +16,7 @@ import click
 def command(runs: tuple[Path, ...], to: str | None, rebuild: bool) -> None:
     """Bring the MLflow runs of RUN... up to date. RUN is a run directory or a folder of them."""
     from harness.exceptions import HarnessError, TrackingError
-    from harness.run_dir import find_runs
+    from harness.run_folders import find_runs
     from harness.tracking import mlflow_rebuild
     from harness.tracking.mlflow_mirror import sync
 

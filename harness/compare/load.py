@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import config_io
-from harness.run_dir import STEP, Row, RunDir, find_runs
+from harness.run_dir import STEP, Row, RunDir
+from harness.run_folders import find_runs
 
 if TYPE_CHECKING:
     import pandas as pd

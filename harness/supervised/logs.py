@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ _ROOT = logging.getLogger("harness")
 def logging_to(file: Path, console: Console) -> Iterator[None]:
     """Send what ``harness`` logs to ``file``, and its warnings to ``console``, while the context lasts."""
     try:
-        to_file = logging.FileHandler(file, encoding="utf-8")
+        to_file = _FileHandler(file, encoding="utf-8")
     except OSError as error:
         raise RunDirError(
             f"{file}: cannot be written ({error.strerror}): mend it, or choose another log_path"
@@ -36,6 +37,18 @@ def logging_to(file: Path, console: Console) -> Iterator[None]:
             _ROOT.removeHandler(handler)
             handler.close()
         _ROOT.setLevel(level)
+
+
+class _FileHandler(logging.FileHandler):
+    """Lets go of lines for which there is no room: what stops for want of it says so, and is not stopped twice."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 class _ConsoleHandler(logging.Handler):

@@ -54,10 +54,11 @@ class Plan:
             return before
         trained = run.num_steps_trained()
         if total_steps < trained:
+            there = [r.step for r in run.checkpoints() if r.is_usable and r.step <= total_steps]
+            fork = f", or fork: python -m harness fork {run} --at {there[-1]} log_path=…" if there else ""
             raise ConfigError(
                 f"{run}: {trained} updates are trained, and the config asks for {total_steps}: raise max_steps or "
-                f"num_epochs, choose another log_path, or fork at an earlier step: "
-                f"python -m harness fork {run} --at {total_steps} log_path=…"
+                f"num_epochs, choose another log_path{fork}"
             )
         if before is None:
             return cls.of_new_run(total_steps)

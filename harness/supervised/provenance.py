@@ -53,9 +53,13 @@ def check_same_config(run: RunDir, config: Any) -> None:
         return
     changed = changed_fields(run.config()["config"], config, except_for=("place", "extent"))
     if changed:
+        anew = changed_fields(run.config()["config"], config, except_for=("place", "extent", "tunable"))
+        way = (
+            f"train anew: python -m harness rerun {run}" if anew else f"fork it: python -m harness fork {run} --at STEP"
+        )
         raise ConfigError(
-            f"{run} holds a run of another config ({listed(changed)}): restore these, choose another log_path, or fork "
-            f"it: python -m harness fork {run} --at STEP log_path=… key=value"
+            f"{run} holds a run of another config ({listed(changed)}): restore these, choose another log_path, or "
+            f"{way} log_path=… key=value"
         )
 
 
@@ -88,11 +92,17 @@ def listed(changed: dict[str, tuple[Any, Any]]) -> str:
 def check_same_data(run: RunDir, data: Row) -> None:
     """Raise ConfigError where the data is not what ``run`` was started with."""
     before = run.config()["data"]
+    parent = run.config().get("parent")
+    way = (
+        f"train on it from those weights: python -m harness rerun {parent['path']} load_checkpoint_path=…"
+        if parent
+        else ""
+    )
     for split in ("train", "test"):
         if before[split] != data[split]:
             raise ConfigError(
                 f"{run}: the {split} data is not what the run was started with (fingerprint {before[split]} there, "
-                f"{data[split]} here): restore it, or choose another log_path"
+                f"{data[split]} here): restore it, or {way}"
             )
 
 

@@ -69,6 +69,12 @@ class Ledger:
         if run.metrics_from(gap + 1):
             logger.warning("%s: no step %d in metrics.jsonl: the rows after it are moved aside", run, gap)
             run.supersede(gap, attempt)
+        if num_lost := run.num_evaluations_lost(next_step):
+            logger.warning(
+                "%s: %d evaluations of metrics.jsonl are not in eval_examples.jsonl: their examples cannot be compared",
+                run,
+                num_lost,
+            )
         self._tested = run.test_nlls()
         self._recorded = {row[run_dir.STEP]: row for row in run.metrics_from(next_step)}
         run.cut_eval_examples(from_step=run.num_steps_recorded())
@@ -144,7 +150,7 @@ class Ledger:
     def verdict(self) -> str:
         """What the replay showed, in words."""
         if self.exact is None:
-            return "nothing lay beyond the checkpoint, so nothing was verified"
+            return "nothing lay beyond the checkpoint, so there was nothing to verify"
         if self.is_inexact:
             return "a row came out differently: inexact"
         rows = f"{self.num_verified} row{'s' if self.num_verified != 1 else ''}"

@@ -18,7 +18,6 @@ from harness.run_dir import (
     METRICS,
     STEP,
     TRAIN_NLL,
-    Row,
     RunDir,
     is_test_nll,
 )
@@ -55,17 +54,18 @@ def upload(client: MlflowClient, run_id: str, run_dir: RunDir, uploaded: Mapping
 
 def nll_curves(run_dir: RunDir) -> list[Curve]:
     """A curve for each test set, the first with the train NLL; none where nothing was measured yet."""
-    rows = run_dir.metrics()
-    train = _points(rows, TRAIN_NLL)
-    keys = list(dict.fromkeys(key for row in rows for key in row if is_test_nll(key)))
-    curves = [Curve(key, ([], []), _points(rows, key)) for key in keys] or [Curve(TRAIN_NLL, ([], []), ([], []))]
-    curves[0] = Curve(curves[0].name, train, curves[0].test)
-    return curves if keys or train[0] else []
-
-
-def _points(rows: list[Row], key: str) -> tuple[list[float], list[float]]:
-    measured = [row for row in rows if isinstance(row.get(key), (int, float))]
-    return [row[STEP] for row in measured], [row[key] for row in measured]
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for row in run_dir.iter_metrics():
+        for key, value in row.items():
+            if (key == TRAIN_NLL or is_test_nll(key)) and isinstance(value, (int, float)):
+                steps, nlls = found.setdefault(key, ([], []))
+                steps.append(row[STEP])
+                nlls.append(value)
+    train = found.pop(TRAIN_NLL, ([], []))
+    if not found:
+        return [Curve(TRAIN_NLL, train, ([], []))] if train[0] else []
+    first = next(iter(found))
+    return [Curve(key, train if key == first else ([], []), test) for key, test in found.items()]
 
 
 def _digest(path: Path) -> str:

@@ -61,8 +61,10 @@ class Checkpoint:
 
 def kept_checkpoints(run_dir: RunDir) -> list[Checkpoint]:
     """An evaluation at step k measures the weights before update k: those of the checkpoint whose ``step`` is k."""
-    rows = {row[STEP]: row for row in run_dir.evaluations()}
-    return [Checkpoint(record, rows.get(record.step)) for record in run_dir.checkpoints() if record.is_usable]
+    kept = [record for record in run_dir.checkpoints() if record.is_usable]
+    steps = {record.step for record in kept}
+    rows = {row[STEP]: row for row in run_dir.iter_metrics() if row[STEP] in steps and first_test_nll(row) is not None}
+    return [Checkpoint(record, rows.get(record.step)) for record in kept]
 
 
 def log_checkpoints(client: MlflowClient, run_id: str, run_dir: RunDir) -> None:

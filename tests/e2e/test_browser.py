@@ -143,7 +143,14 @@ def test_the_page_of_a_run(page: "Page", experiment: str, demo: Workplace, tmp_p
     page.goto(f"{experiment}/runs/{(run.mirror() or {})['run_id']}")
     shown = page.locator("body")
     shown.get_by_text("Finished", exact=True).wait_for()
-    for text in ("Metrics (17)", "best_test_nll", "test/nll", str(run.metrics()[-1]["test/nll"]), "learning_rate", "0.0005"):
+    for text in (
+        "Metrics (17)",
+        "best_test_nll",
+        "test/nll",
+        str(run.metrics()[-1]["test/nll"]),
+        "learning_rate",
+        "0.0005",
+    ):
         shown.get_by_text(text, exact=True).first.wait_for()
     page.screenshot(path=tmp_path / "run.png")
     assert page.get_by_role("alert").count() == 0

@@ -103,11 +103,13 @@ def test_extending_in_the_middle_keeps_what_was_trained(tmp_path):
 
 
 def test_fewer_updates_than_are_trained_are_refused_and_the_way_on_is_named(tmp_path):
-    run(config(tmp_path / "r", max_steps=8))
+    run(config(tmp_path / "r", max_steps=8, keep="all"))
     with pytest.raises(ConfigError) as error:
-        run(config(tmp_path / "r", max_steps=4))
-    assert "8 updates are trained, and the config asks for 4" in str(error.value)
-    assert f"fork {tmp_path / 'r'} --at 4 log_path=" in str(error.value)
+        run(config(tmp_path / "r", max_steps=5))
+    assert "8 updates are trained, and the config asks for 5" in str(error.value)
+    assert f"or fork: python -m harness fork {tmp_path / 'r'} --at 4 log_path=" in str(error.value)
+    with pytest.raises(ConfigError, match=r"choose another log_path$"):
+        run(config(tmp_path / "r", max_steps=2))
     assert run(config(tmp_path / "r", max_steps=8)).state() == "FINISHED"
 
 

@@ -59,6 +59,15 @@ def test_every_key_that_the_config_cannot_change_is_held(run, key, value):
     assert run.is_superseded()
 
 
+@pytest.mark.parametrize("num_there, lost", [(0, 1), (1, 0)])
+def test_evaluations_lost_before_the_checkpoint_are_told(run, caplog, num_there, lost):
+    run.append_metrics({"step": 4, "test/nll": 1.0})
+    run.append_eval_examples([{"step": 3, "set": ""}][:num_there])
+    Ledger(run, next_step=4, attempt=2)
+    told = f"{lost} evaluations of metrics.jsonl are not in eval_examples.jsonl"
+    assert (told in caplog.text) is bool(lost)
+
+
 def test_the_best_step_is_of_the_rows_that_stand(run):
     ledger = Ledger(run, next_step=3, attempt=2)
     assert ledger.best_step == 3

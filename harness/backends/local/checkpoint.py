@@ -77,14 +77,12 @@ def read(folder: Path) -> dict[str, bytes]:
         BackendError: where a later version of the harness wrote it.
     """
     if not folder.is_dir():
-        raise CheckpointDamagedError(f"{folder}: no such checkpoint: resume from another")
+        raise CheckpointDamagedError(f"{folder}: no such checkpoint: take another")
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         version, hashes = int(manifest["format"]), dict(manifest["files"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise CheckpointDamagedError(
-            f"{folder / MANIFEST}: missing or damaged: resume from another checkpoint"
-        ) from None
+        raise CheckpointDamagedError(f"{folder / MANIFEST}: missing or damaged: take another checkpoint") from None
     if version > _FORMAT:
         raise BackendError(f"{folder}: format {version}, this harness reads up to {_FORMAT}: upgrade it")
     files: dict[str, bytes] = {}
@@ -93,10 +91,10 @@ def read(folder: Path) -> dict[str, bytes]:
             files[name] = (folder / name).read_bytes()
         except OSError as error:
             raise CheckpointDamagedError(
-                f"{folder / name}: cannot be read ({error.strerror}): resume from another checkpoint"
+                f"{folder / name}: cannot be read ({error.strerror}): take another checkpoint"
             ) from None
         if hashlib.sha256(files[name]).hexdigest() != expected:
-            raise CheckpointDamagedError(f"{folder / name}: not what was saved: resume from another checkpoint")
+            raise CheckpointDamagedError(f"{folder / name}: not what was saved: take another checkpoint")
     return files
 
 

@@ -178,7 +178,7 @@ class Engine:
         files = checkpoint.read(folder)
         for name in (checkpoint.ADAPTER_CONFIG, checkpoint.ADAPTER):
             if name not in files:
-                raise CheckpointDamagedError(f"{folder}: no {name} in its manifest: resume from another checkpoint")
+                raise CheckpointDamagedError(f"{folder}: no {name} in its manifest: take another checkpoint")
         if checkpoint.OPTIMIZER not in files:
             raise BackendError(f"{folder}: weights alone: a run resumes from a state with its optimiser")
         self._take_weights(folder, files)

@@ -123,13 +123,13 @@ def test_a_damaged_file_is_named(make: Make, tmp_path: Path, name: str, damage: 
         make(state_path="checkpoints/a")
     if (name, damage) != ("manifest.json", "one bit"):  # that shows in what it says of another file
         assert str(error.value).startswith(f"{folder / name}: ")
-    assert str(error.value).endswith("resume from another checkpoint")
+    assert str(error.value).endswith("take another checkpoint")
 
 
 def test_no_such_checkpoint(make: Make, tmp_path: Path):
     with pytest.raises(CheckpointDamagedError) as error:
         make(state_path="checkpoints/000010")
-    assert str(error.value) == f"{tmp_path}/checkpoints/000010: no such checkpoint: resume from another"
+    assert str(error.value) == f"{tmp_path}/checkpoints/000010: no such checkpoint: take another"
     with pytest.raises(BackendError) as error:
         make(weights_path=str(tmp_path / "nothing"))
     assert str(error.value) == (
