@@ -296,7 +296,7 @@ class RunDir:
         finally:
             if made and not self.exists():  # nothing was started: leave nothing behind
                 with contextlib.suppress(OSError):
-                    for name in (LOG, _LOCK):
+                    for name in (LOG, EXAMPLES, QUARANTINE, _LOCK):
                         (self / name).unlink(missing_ok=True)
                     self.path.rmdir()
             lock.release()
