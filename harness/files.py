@@ -16,11 +16,12 @@ from harness.exceptions import RunDirError
 Row = dict[str, Any]
 
 
-def read_jsonl(path: Path, having: str = "") -> list[Row]:
+def read_jsonl(path: Path, having: str = "", until: str = "") -> list[Row]:
     """Every whole line of a JSONL file; a missing file has none, a torn last line is dropped.
 
     Args:
         having: Lines without this text are left out; of them it is only looked whether they begin and end as a row.
+        until: A key; of a line that was written here, what stands from there on is not parsed and is left out.
 
     Raises:
         RunDirError: for a line that is not a JSON object and is not the last.
@@ -30,9 +31,12 @@ def read_jsonl(path: Path, having: str = "") -> list[Row]:
     except FileNotFoundError:
         return []
     rows: list[Row] = []
+    rest = f', "{until}": '.encode()
     for number, line in enumerate(lines, start=1):
         if having.encode() not in line and line[:1] == b"{" and line[-1:] == b"}":
             continue
+        if until and rest in line:
+            line = line.partition(rest)[0] + b"}"
         try:
             row = _parse_line(line)
         except ValueError as error:

@@ -129,8 +129,16 @@ class RunDir:
     def metrics(self) -> list[Row]:
         return self._rows(METRICS, STEP)
 
-    def eval_examples(self) -> list[Row]:
-        return self._rows(EVAL_EXAMPLES, STEP, "set")
+    def eval_examples(self, step: int | None = None) -> list[Row]:
+        """Every evaluation; given a step, those of it: the others are not parsed."""
+        if step is None:
+            return self._rows(EVAL_EXAMPLES, STEP, "set")
+        rows = self._rows(EVAL_EXAMPLES, STEP, "set", having=f'"{STEP}": {step}')
+        return [row for row in rows if row[STEP] == step]
+
+    def evaluations(self) -> list[Row]:
+        """Every evaluation's step, set name and fingerprint; its examples are not parsed."""
+        return self._rows(EVAL_EXAMPLES, STEP, "set", "fingerprint", until="ids")
 
     def eval_examples_from(self, step: int) -> list[Row]:
         """The evaluations of ``step`` and later; those before are not read."""
@@ -166,7 +174,7 @@ class RunDir:
         read_tail(self / METRICS, is_last)
         return row
 
-    def evaluations(self) -> list[Row]:
+    def tested_rows(self) -> list[Row]:
         """The rows of metrics.jsonl that hold an evaluation; the others are not parsed."""
         return self._rows(METRICS, STEP, having='"test/')
 
@@ -174,12 +182,12 @@ class RunDir:
         """The mean NLL on the test set, the first of several, by the step of its evaluation; of a fork, those that are
         its own."""
         first = (self.config().get("parent") or {}).get("step", 0) if self.exists() else 0
-        found = {row[STEP]: first_test_nll(row) for row in self.evaluations() if row[STEP] >= first}
+        found = {row[STEP]: first_test_nll(row) for row in self.tested_rows() if row[STEP] >= first}
         return {step: nll for step, nll in found.items() if nll is not None}
 
     def num_evaluations_lost(self, before_step: int) -> int:
         """Evaluations before that step which metrics.jsonl has and eval_examples.jsonl has not."""
-        rows = [row for row in self.evaluations() if row[STEP] < before_step]
+        rows = [row for row in self.tested_rows() if row[STEP] < before_step]
         num_there = count_lines(self / EVAL_EXAMPLES) - len(self.eval_examples_from(before_step))
         return sum(is_test_nll(key) for row in rows for key in row) - num_there
 
@@ -251,8 +259,8 @@ class RunDir:
         except OSError:  # a read-only copy: nobody can be writing to it
             return False
 
-    def _rows(self, name: str, *keys: str, having: str = "") -> list[Row]:
-        rows = read_jsonl(self / name, having)
+    def _rows(self, name: str, *keys: str, having: str = "", until: str = "") -> list[Row]:
+        rows = read_jsonl(self / name, having, until)
         for number, row in enumerate(rows, start=1):
             for key in keys:
                 if key not in row:

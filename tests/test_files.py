@@ -23,6 +23,13 @@ def test_lines_that_are_left_out_are_looked_at(tmp_path):
             read_jsonl(path, having='"b"')
 
 
+def test_what_stands_from_a_key_on_is_not_parsed_where_that_is_asked_for(tmp_path):
+    file = tmp_path / "eval_examples.jsonl"
+    file.write_text('{"step": 0, "set": "a, \\"ids\\": ", "ids": [what]}\n{"step": 1}\n{"ids": [1], "step": 2}\n')
+    rows = read_jsonl(file, until="ids")
+    assert rows == [{"step": 0, "set": 'a, "ids": '}, {"step": 1}, {"ids": [1], "step": 2}]
+
+
 def test_nan_never_reaches_a_file(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         append_jsonl(tmp_path / "metrics.jsonl", [{"train_mean_nll": float("nan")}])

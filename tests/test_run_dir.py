@@ -168,3 +168,12 @@ def test_find_runs_in_folders_and_not_in_checkpoints(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunDirError, match="no run in it"):
         find_runs([tmp_path / "empty"])
+
+
+def test_evaluations_of_one_step_and_their_heads(run):
+    rows = [{"step": step, "set": name, "fingerprint": "aa", "ids": ["x"]} for step in (2, 21) for name in ("", "b")]
+    with run.lock():
+        run.append_eval_examples(rows)
+    assert run.eval_examples(2) == rows[:2]
+    assert run.eval_examples(1) == []
+    assert run.evaluations() == [{key: row[key] for key in ("step", "set", "fingerprint")} for row in rows]

@@ -7,16 +7,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import config_io
-from harness.run_dir import STEP, Row, RunDir
+from harness.exceptions import RunDirError
+from harness.run_dir import EVAL_EXAMPLES, STEP, Row, RunDir
 from harness.run_folders import find_runs
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 RUN = "run"  # the column, or index, that holds a run's name
 
 # What config.json records beside the config and can explain a difference between two runs.
 _RECORDED = ("versions", "numerics", "git_commit")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What one evaluation measured of each example of a test set, in its order.
+
+    Attributes:
+        fingerprint: Of the test set: equal ones hold the same tokens with the same loss weights.
+        ids: One an example; examples that share one come from one source.
+        slices: The part of the data that each belongs to, or None.
+        nll: ``(num_examples,)``, float64, summed NLL in nats.
+        num_loss_tokens: ``(num_examples,)``, int64.
+    """
+
+    fingerprint: str
+    ids: list[str]
+    slices: list[str | None]
+    nll: "np.ndarray"
+    num_loss_tokens: "np.ndarray"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,12 +52,42 @@ class Runs:
             fingerprint ``data.train``. None where a run has no such path: everywhere, where it has no config.json.
         test_sets: A row a run, ``set`` ("" for the unnamed one) and ``fingerprint`` that it was evaluated on.
         states: RUNNING, FINISHED, FAILED, KILLED or NEW, by run.
+        directories: The run directory, by run.
     """
 
     metrics: "pd.DataFrame"
     configs: "pd.DataFrame"
     test_sets: "pd.DataFrame"
     states: dict[str, str]
+    directories: dict[str, RunDir]
+
+    def evaluation(self, run: str, step: int, on: str = "") -> Evaluation | None:
+        """What ``run`` measured of each example of test set ``on`` at ``step``; None where it measured nothing. It is
+        read now, and no other: the files are large.
+
+        Raises:
+            RunDirError: for an evaluation that is damaged.
+        """
+        import numpy as np
+
+        directory = self.directories[run]
+        rows = [row for row in directory.eval_examples(step) if row["set"] == on]
+        if not rows:
+            return None
+        lengths = {name: len(rows[-1].get(name, ())) for name in ("ids", "slices", "nll", "num_loss_tokens")}
+        if len(set(lengths.values())) > 1:
+            found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise RunDirError(
+                f"{directory / EVAL_EXAMPLES}: the evaluation at step {step} has columns of different lengths "
+                f"({found}): remove that line"
+            )
+        return Evaluation(
+            fingerprint=rows[-1]["fingerprint"],
+            ids=rows[-1]["ids"],
+            slices=rows[-1]["slices"],
+            nll=np.array(rows[-1]["nll"], dtype=np.float64),
+            num_loss_tokens=np.array(rows[-1]["num_loss_tokens"], dtype=np.int64),
+        )
 
 
 def load_runs(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Runs:
@@ -69,6 +120,7 @@ def load_runs(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
         configs=configs,
         test_sets=pd.DataFrame(test_sets, columns=[RUN, "set", "fingerprint"]),
         states={name: run.state() for name, run in runs.items()},
+        directories=runs,
     )
 
 
@@ -95,7 +147,7 @@ def _flatten(document: Row) -> Row:
 
 def _test_sets(run: RunDir, document: Row) -> list[tuple[str, str]]:
     """(set, fingerprint) of what the run was evaluated on; of what its config names, where it was not yet."""
-    evaluated = list(dict.fromkeys((row["set"], row["fingerprint"]) for row in run.eval_examples()))
+    evaluated = list(dict.fromkeys((row["set"], row["fingerprint"]) for row in run.evaluations()))
     known = {name for name, _ in evaluated}
     named = document.get("data", {}).get("test") or {}
     return evaluated + [(name, fingerprint) for name, fingerprint in named.items() if name not in known]

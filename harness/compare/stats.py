@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Names, places and remarks: two runs that differ in nothing else are the same run.
-_NEVER_A_DIFFERENCE = ("log_path", "run_name", "tags", "note", "tracking_uri")
+NEVER_A_DIFFERENCE = ("log_path", "run_name", "tags", "note", "tracking_uri")
 
 
 def summarise(runs: Runs, on: str = "") -> "pd.DataFrame":
@@ -46,11 +46,11 @@ def summarise(runs: Runs, on: str = "") -> "pd.DataFrame":
     nll = test_nll_key(runs, on)
     columns = [RUN, STEP, NUM_TOKENS, NUM_LOSS_TOKENS, TRAIN_NLL, nll]
     metrics = runs.metrics.reindex(columns=columns).astype({TRAIN_NLL: float, nll: float})
-    fingerprints = runs.test_sets[runs.test_sets["set"] == on].groupby(RUN)["fingerprint"].agg("+".join)
+    tested_on = fingerprints(runs, on)
     rows = {
         run: {"state": state}
         | _summary(metrics.loc[metrics[RUN] == run], nll)
-        | {"test_fingerprint": fingerprints.get(run)}
+        | {"test_fingerprint": tested_on.get(run)}
         for run, state in runs.states.items()
     }
     counts = ("steps", "num_tokens", "num_loss_tokens", "last_test_step", "best_step", "train_step")
@@ -92,7 +92,7 @@ def config_differences(runs: Runs) -> "pd.DataFrame":
     configs = runs.configs.dropna(how="all")
     flat = [configs.loc[run].to_dict() for run in configs.index]
     differing = {path for other in flat[1:] for path in config_io.differences(flat[0], other)}
-    paths = [p for p in configs.columns if p in differing and p.split(".")[0] not in _NEVER_A_DIFFERENCE]
+    paths = [p for p in configs.columns if p in differing and p.split(".")[0] not in NEVER_A_DIFFERENCE]
     return configs[paths].T.rename_axis(index="path")
 
 
@@ -115,6 +115,12 @@ def test_nll_key(runs: Runs, on: str) -> str:
         for k in keys
     ]
     raise ConfigError(f"no run has {wanted}: choose one with --on: {', '.join(there)}")
+
+
+def fingerprints(runs: Runs, on: str) -> dict[str, str]:
+    """The fingerprint of test set ``on`` by run; of several, where it changed, all of them joined by "+"."""
+    of_set = runs.test_sets[runs.test_sets["set"] == on]
+    return {str(run): "+".join(found) for run, found in of_set.groupby(RUN)["fingerprint"]}
 
 
 def by_test_set(summary: "pd.DataFrame") -> dict[str, list[str]]:

@@ -3,7 +3,7 @@ from click.testing import CliRunner
 
 from harness.__main__ import main
 from tests.commands.test_main import run_harness
-from tests.compare.made_runs import last_row, make_run, train_row
+from tests.compare.made_runs import last_row, make_run, scored, train_row
 
 
 @pytest.fixture
@@ -59,3 +59,45 @@ def test_no_run_named_is_a_usage_error(runs):
     result = compare()
     assert result.exit_code == 2
     assert "Missing argument 'RUN...'" in result.stderr
+
+
+@pytest.fixture
+def judged(tmp_path, monkeypatch):
+    """Three runs on the same thirty examples: b is better than a by 0.1 nats a token, c is worse."""
+    for name, nll in (("a", 2.0), ("b", 1.9), ("c", 2.1)):
+        make_run(tmp_path / name, [train_row(0, 4.0), last_row(1, nll)], examples=scored([nll * 5] * 30, [5] * 30))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_run_that_is_worse_fails_where_that_is_asked_for(judged):
+    better, worse = compare("a", "b", "--fail-if", "worse"), compare("a", "c", "--fail-if", "worse")
+    assert (better.exit_code, worse.exit_code) == (0, 1)
+    assert "worse    " in worse.stdout and worse.stderr == ""
+    assert compare("a", "c").exit_code == 0
+    assert compare("a", "c", "--baseline", "c", "--fail-if", "worse").exit_code == 0
+
+
+def test_a_run_that_cannot_be_judged_is_a_mistake_where_worse_should_fail(judged, tmp_path):
+    make_run(tmp_path / "d", [last_row(1, 1.0)], test={"": "dead"}, examples=scored([5.0] * 30, [5] * 30))
+    result = compare("a", "d", "--fail-if", "worse")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: no verdict on d: tested on other data (dead, the baseline on feed): evaluate them on the same data\n"
+    )
+    assert "NLL in nats per token" in result.stdout  # what there is to see is shown first
+
+
+def test_baseline_point_and_axis_are_the_users(judged):
+    assert "\nAgainst b: last evaluations " in compare("a", "b", "--baseline", "b").stdout
+    at = compare("a", "b", "--at", "40", "--x", "loss-tokens")
+    assert "Against a: at loss-tokens 40" in at.stdout
+    for args, error in [
+        (["--baseline", "z"], 'error: no run "z" among those compared: choose one with --baseline: a, b\n'),
+        (["--at", "end"], 'error: --at "end": choose last, best, common, or a number on the step axis\n'),
+        (
+            ["--x", "steps"],
+            'error: no x axis "steps": choose one of step, tokens, loss-tokens, epoch, fraction, time\n',
+        ),
+    ]:
+        result = compare("a", "b", *args)
+        assert (result.exit_code, result.stderr, result.stdout) == (2, error, "")

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def make_run(
     state: str | None = "FINISHED",
     test: dict[str, str] | None = None,
     evaluated: bool = True,
+    examples: Row | None = None,
     document: Row | None = None,
     **config: Any,
 ) -> RunDir:
@@ -61,6 +63,7 @@ def make_run(
         state: How its one attempt ended; None for one that was killed.
         test: Fingerprint by test set.
         evaluated: Whether eval_examples.jsonl names the fingerprints too, or only config.json.
+        examples: What :func:`scored` gives, for every evaluation; else one example.
         document: Keys of config.json to set beside the config.
         config: Fields of the config to change; ``dataset_builder__file_path`` is one of a nested object.
     """
@@ -83,16 +86,22 @@ def make_run(
         for row in rows:
             due = [name for name in test if test_key(name, "nll") in row]
             if evaluated:
-                run.append_eval_examples([_evaluation(row[STEP], name, test[name]) for name in due])
+                run.append_eval_examples([_evaluation(row[STEP], name, test[name], examples) for name in due])
             run.append_metrics(row)
         if state is not None:
             run.append_attempt({"attempt": 1, "event": "end", "ts": 2, "state": state, "error": None})
     return run
 
 
-def _evaluation(step: int, name: str, fingerprint: str) -> Row:
-    example = {"ids": ["a"], "slices": [None], "nll": [2.0], "num_loss_tokens": [1]}
-    return {"step": step, "set": name, "fingerprint": fingerprint} | example
+def scored(nll: Sequence[float], num_loss_tokens: Sequence[int], ids: Sequence[str] | None = None) -> Row:
+    """Examples of an evaluation: summed NLLs in nats, and ids of their own."""
+    ids = [f"e{i}" for i in range(len(nll))] if ids is None else ids
+    columns = {"ids": ids, "slices": [None] * len(ids), "nll": nll, "num_loss_tokens": num_loss_tokens}
+    return {name: list(values) for name, values in columns.items()}
+
+
+def _evaluation(step: int, name: str, fingerprint: str, examples: Row | None) -> Row:
+    return {"step": step, "set": name, "fingerprint": fingerprint} | (examples or scored([2.0], [1]))
 
 
 def _changed(document: Row, changes: Row) -> Row:

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 
@@ -7,7 +8,7 @@ import pytest
 from harness.compare import load_runs
 from harness.exceptions import RunDirError
 from harness.run_dir import METRICS, STEP, TRAIN_NLL
-from tests.compare.made_runs import last_row, make_run, train_row
+from tests.compare.made_runs import last_row, make_run, scored, train_row
 
 
 def test_metrics_are_tidy_and_sorted_by_step(tmp_path):
@@ -120,3 +121,42 @@ def test_a_copy_elsewhere_is_read_the_same(tmp_path):
     here, there = load_runs(original.path), load_runs(tmp_path / "b")
     pd.testing.assert_frame_equal(here.metrics, there.metrics)
     pd.testing.assert_frame_equal(here.configs, there.configs)
+
+
+def test_an_evaluation_is_read_when_it_is_asked_for(tmp_path):
+    run = make_run(tmp_path / "a", [train_row(2, 3.0, 2.0)], examples=scored([4.0, 2.0], [2, 1], ["x", "y"]))
+    other = {"step": 2, "set": "math", "fingerprint": "aa"} | scored([9.0], [3])
+    later = {"step": 21, "set": "", "fingerprint": "feed"} | scored([8.0], [5])
+    run.append_eval_examples([other, later])
+
+    runs = load_runs(run.path)
+
+    found = runs.evaluation("a", 2)
+    assert found is not None
+    assert (found.fingerprint, found.ids, found.slices) == ("feed", ["x", "y"], [None, None])
+    assert found.nll.tolist() == [4.0, 2.0] and found.nll.dtype == "float64"
+    assert found.num_loss_tokens.tolist() == [2, 1] and found.num_loss_tokens.dtype == "int64"
+    of_math = runs.evaluation("a", 2, "math")
+    assert of_math is not None and of_math.nll.tolist() == [9.0]
+    assert runs.evaluation("a", 1) is None and runs.evaluation("a", 21, "math") is None
+
+
+def test_the_examples_of_evaluations_are_not_parsed_before_they_are_asked_for(tmp_path):
+    run = make_run(tmp_path / "a", [train_row(0, 3.0, 2.0)], evaluated=False)
+    heads = [{"step": step, "set": "", "fingerprint": "aa"} for step in (0, 1)]
+    lines = [json.dumps(head | {"ids": "IDS"}).replace('"IDS"', "[damaged") for head in heads]
+    (run / "eval_examples.jsonl").write_text("\n".join([*lines, ""]))
+    runs = load_runs(run.path)
+    assert runs.test_sets["fingerprint"].tolist() == ["aa"]
+    with pytest.raises(RunDirError, match=r"eval_examples.jsonl:1: not a JSON row .*: remove or mend that line$"):
+        runs.evaluation("a", 0)
+
+
+def test_an_evaluation_without_all_of_its_columns_is_named(tmp_path):
+    run = make_run(tmp_path / "a", [train_row(0, 3.0, 2.0)], examples=scored([4.0, 2.0], [2]))
+    with pytest.raises(RunDirError) as error:
+        load_runs(run.path).evaluation("a", 0)
+    assert str(error.value) == (
+        f"{run / 'eval_examples.jsonl'}: the evaluation at step 0 has columns of different lengths (ids 2, slices 2, "
+        "nll 2, num_loss_tokens 1): remove that line"
+    )

@@ -2,8 +2,8 @@ import io
 
 from rich.console import Console
 
-from harness.compare import load_runs, print_report
-from tests.compare.made_runs import last_row, make_run, train_row
+from harness.compare import judge, load_runs, print_report
+from tests.compare.made_runs import last_row, make_run, scored, train_row
 
 
 def printed(runs, *, width=80, terminal=False, on=""):
@@ -27,12 +27,24 @@ def test_the_tables_hold_the_numbers_and_mark_the_best_run_and_the_one_past_its_
     assert rows_of(text, "a") == [
         ["2.5000^", "3", "2.2500*", "1", "2.0000", "1", "+0.2500"],
         ["FINISHED", "3", "300", "120", "1.5000"],
+        ["2.2500", "1~", "2.0000", "1", "+0.2500"],
+        ["3", "-", "-", "-", "baseline", "-", "-"],
     ]
     assert rows_of(text, "b") == [
         ["3.0000", "2", "3.0000", "2", "2.8765", "1", "+0.1235"],
         ["FINISHED", "2", "200", "80", "2.8765"],
+        ["3.0000", "2", "2.8765", "1", "+0.1235"],
+        ["2", "+0.0000", "-", "-", "no", "verdict", "0%", "1.0000"],
     ]
-    assert rows_of(text, "c") == [["-"] * 7, ["KILLED", "1", "1,234,500", "493,800", "4.0000"]]
+    assert rows_of(text, "c") == [
+        ["-"] * 7,
+        ["KILLED", "1", "1,234,500", "493,800", "4.0000"],
+        ["-"] * 5,
+        ["-", "-", "-", "-", "no", "verdict", "-", "-"],
+    ]
+    assert "At step 2 " in text and "~ the last evaluation before" in text and "!" not in text
+    assert "b: no verdict: 1 of the 20 examples that a verdict takes: test on more\n" in text
+    assert "c: no verdict: it has no evaluated examples at this point\n" in text
     assert rows_of(text, "lora_rank") == [["32", "a"]] and "8      b, c" in text
     assert "* best: a\n" in text
     assert "^ test NLL is higher at the last evaluation than at the best step\n" in text
@@ -87,3 +99,72 @@ def test_a_long_name_is_whole_in_a_pipe_and_folded_in_a_terminal(tmp_path):
     first = next(i for i, line in enumerate(lines) if line.startswith("sl_basic-"))
     assert "".join(line.split()[0] for line in lines[first : first + 4]).startswith(name)
     assert lines[first].endswith("-1.0000 ")
+
+
+def of_30(nll):
+    """Thirty examples of five loss-carrying tokens each."""
+    return scored([nll * 5] * 30, [5] * 30)
+
+
+def test_verdicts_say_what_was_shown_and_of_what(tmp_path):
+    for name, nll in (("a", 2.0), ("b", 1.9), ("c", 2.1)):
+        make_run(tmp_path / name, [train_row(0, 4.0), last_row(1, nll)], examples=of_30(nll))
+    text = printed(load_runs(tmp_path))
+    assert "\nAgainst a: last evaluations " in text
+    assert rows_of(text, "b")[-1] == ["1", "-0.1000", "-0.1000", "to", "-0.1000", "0.0020", "better", "100%", "<.0001"]
+    assert rows_of(text, "c")[-1] == ["1", "+0.1000", "+0.1000", "to", "+0.1000", "0.0020", "worse", "0%", "<.0001"]
+    words = " ".join(text.split())
+    assert "diff = test NLL - that of a, nats per token, on the same 30 examples; its interval (95 % for all 2" in words
+    assert "This is about these checkpoints, on other examples like these." in words
+    assert "One run of each config compares these checkpoints, not the configs." in words
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_configs_are_compared_where_there_are_seeds(tmp_path):
+    for seed, nll in enumerate((2.0, 2.1)):
+        make_run(tmp_path / f"a{seed}", [last_row(1, nll)], examples=of_30(nll), seed=seed)
+        make_run(tmp_path / f"b{seed}", [last_row(1, nll + 1)], examples=of_30(nll + 1), seed=seed, lora_rank=8)
+    text = printed(load_runs(tmp_path))
+    assert "\nConfigs, by the spread between their seeds " in text
+    assert rows_of(text, "a0, a1") == [["a1", "2", "2.0500", "-", "-", "-", "baseline"]]
+    assert rows_of(text, "b0, b1")[0][:3] == ["b1", "2", "3.0500"] and rows_of(text, "b0, b1")[0][-1] == "worse"
+    words = " ".join(text.split())
+    assert "Configs: Welch's t interval (95 %) and t test (Holm-corrected) over the test NLLs of their seeds." in words
+    assert "This is about other seeds of these configs, on this test set." in words
+    assert "One run of each config" not in words
+
+
+def test_the_chosen_point_is_named(tmp_path):
+    for name in ("a", "b"):
+        make_run(tmp_path / name, [train_row(0, 4.0, 3.0), last_row(1, 2.0)], examples=of_30(2.0))
+    runs = load_runs(tmp_path)
+
+    def titles(at, x="step"):
+        file = io.StringIO()
+        print_report(runs, Console(file=file, width=80), judgement=judge(runs, at=at, x=x))
+        return [
+            line.rstrip() for line in file.getvalue().splitlines() if line.startswith(("At ", "Against ", "!", "~"))
+        ]
+
+    assert titles("last") == ["Against a: last evaluations"]
+    assert titles("best") == ["Against a: best evaluations (chosen on this test set)"]
+    assert titles("common", "tokens") == ["At tokens 100", "Against a: at tokens 100"]
+    assert titles(0.5) == ["At step 0.5", "~ the last evaluation before", "Against a: at step 0.5"]
+    assert titles(2) == ["At step 2", "! the run's last evaluation", "Against a: at step 2"]
+
+
+def test_where_a_run_began_to_overfit_is_noted(tmp_path):
+    rows = [train_row(k, 4.0 - k, test) for k, test in enumerate((3.0, 2.0, 2.5, 2.6))]
+    make_run(tmp_path / "a", [*rows, last_row(4, 2.7)])
+    assert "test NLL turned up while train NLL fell: a (after step 1)\n" in printed(load_runs(tmp_path))
+
+
+def test_no_verdict_has_its_reason_and_no_table_of_nothing(tmp_path):
+    make_run(tmp_path / "a", [last_row(1, 2.0)], examples=of_30(2.0))
+    make_run(tmp_path / "b", [last_row(1, 1.0)], examples=of_30(1.0), test={"": "dead"})
+    text = printed(load_runs(tmp_path), width=120)
+    assert "b: no verdict: tested on other data (dead, the baseline on feed): evaluate them on the same data\n" in text
+    assert "Against" not in text and "diff =" not in text
+    make_run(tmp_path / "x" / "c", [train_row(0, 4.0)])
+    make_run(tmp_path / "x" / "d", [train_row(0, 4.0)])
+    assert "verdict" not in printed(load_runs(tmp_path / "x"))

@@ -1,0 +1,195 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.compare import judge, load_runs
+from harness.compare.judge import find_baseline, turned_up
+from harness.compare.paired import compare_examples
+from harness.exceptions import ConfigError
+from tests.compare.made_runs import last_row, make_run, scored, train_row
+
+N = 40
+TOKENS = np.array([10, 20] * (N // 2))
+NOISE = np.random.default_rng(0).normal(0, 0.1, N)
+
+
+def make(path, shift=0.0, *, ids=None, tokens=TOKENS, noise: np.ndarray | float = 0.0, bpb=None, **more):
+    """A run whose one evaluation lies ``shift`` nats per token above 2, with ``noise`` an example."""
+    nll = (2 + shift + noise) * tokens
+    row = last_row(1, nll.sum() / tokens.sum()) | ({} if bpb is None else {"test/bpb": bpb})
+    return make_run(path, [train_row(0, 4.0), row], examples=scored(nll.tolist(), tokens.tolist(), ids), **more)
+
+
+def against(folder, **options):
+    return judge(load_runs(folder), **options).against
+
+
+def test_each_run_is_held_against_the_first_example_by_example(tmp_path):
+    make(tmp_path / "a")
+    make(tmp_path / "b", -0.2, noise=NOISE)
+    make(tmp_path / "c", 0.2, noise=NOISE)
+    make(tmp_path / "d", 0.0, noise=NOISE - (NOISE * TOKENS).sum() / TOKENS.sum())
+
+    judgement = judge(load_runs(tmp_path))
+
+    assert (judgement.baseline, judgement.at) == ("a", "last")
+    table = judgement.against
+    assert table["verdict"].to_dict() == {"b": "better", "c": "worse", "d": "not told apart"}
+    assert table["step"].tolist() == [1, 1, 1] and table["num_examples"].tolist() == [N] * 3
+    noise = float((NOISE * TOKENS).sum() / TOKENS.sum())
+    assert table["difference"].tolist() == pytest.approx([noise - 0.2, noise + 0.2, 0.0], abs=1e-12)
+    means = judgement.chosen["test_nll"]
+    assert table.loc["b", "difference"] == pytest.approx(means["b"] - means["a"])  # as test/nll says
+    differences = np.column_stack([(shift + NOISE) * TOKENS for shift in (-0.2, 0.2)])
+    differences = np.column_stack([differences, (NOISE - noise) * TOKENS])
+    expected = compare_examples(differences, TOKENS, [str(i) for i in range(N)])
+    for run, comparison in zip("bcd", expected, strict=True):
+        row = table.loc[run]
+        assert row[["low", "high", "p"]].tolist() == pytest.approx([comparison.low, comparison.high, comparison.p])
+        assert row["lower"] == comparison.lower and row["sign_p"] == pytest.approx(comparison.sign_p)
+    assert judgement.worse() == ["c"]
+
+
+def test_another_baseline_by_name_or_by_path(tmp_path, monkeypatch):
+    make(tmp_path / "runs" / "a")
+    make(tmp_path / "runs" / "b", -0.2, noise=NOISE)
+    monkeypatch.chdir(tmp_path)
+    runs = load_runs(["runs/a", "runs/a/../b"])
+    assert [find_baseline(runs, named) for named in (None, "b", "runs/b", "runs/../runs/b/")] == ["a", "b", "b", "b"]
+    judgement = judge(runs, "runs/b")
+    assert judgement.against["verdict"].to_dict() == {"a": "worse"}
+    with pytest.raises(ConfigError, match=r'^no run "c" among those compared: choose one with --baseline: a, b$'):
+        find_baseline(runs, "c")
+
+
+def test_the_evaluations_of_the_asked_point_are_compared(tmp_path):
+    make(tmp_path / "a")
+    run = make_run(tmp_path / "b", [train_row(0, 4.0, 1.0)], examples=scored([10.0] * N, [10] * N), test={"": "feed"})
+    nll = 3.0 * TOKENS
+    run.append_eval_examples([{"step": 1, "set": "", "fingerprint": "feed"} | scored(nll.tolist(), TOKENS.tolist())])
+    run.append_metrics(last_row(1, 3.0))
+    assert against(tmp_path).loc["b", "difference"] == pytest.approx(1.0)
+    best = against(tmp_path, at="best").loc["b"]
+    assert (best["step"], best["difference"]) == (0, pytest.approx((10.0 * N - 2 * TOKENS.sum()) / TOKENS.sum()))
+    assert against(tmp_path, at=0)["reason"].tolist() == ["the baseline has no evaluated examples at this point"]
+
+
+def test_evaluations_before_an_x_compare_where_they_are_of_one_step(tmp_path):
+    for name, tokens in (("a", 100), ("b", 100), ("c", 60)):  # c has trained on 60 tokens when it is evaluated
+        rows = [train_row(0, 4.0, tokens=tokens), last_row(1, 2.0)]
+        make_run(tmp_path / name, rows, examples=scored([10.0] * N, [5] * N))
+    at_60 = against(tmp_path, baseline="c", at=60, x="tokens")
+    assert at_60["reason"].tolist() == ["it has no evaluated examples at this point"] * 2
+    at_100 = against(tmp_path, at=100, x="tokens")
+    assert at_100["verdict"].to_dict() == {"b": "not told apart", "c": "no verdict"}
+    assert at_100.loc["c", "reason"] == "its evaluation stands at step 1, the baseline's at tokens 100"
+    assert set(against(tmp_path, at=200, x="tokens")["verdict"]) == {"not told apart"}  # all three at step 1
+    assert set(against(tmp_path, at="last", x="tokens")["verdict"]) == {"not told apart"}
+
+
+def test_other_test_data_gets_no_verdict_and_the_way_to_one(tmp_path):
+    make(tmp_path / "a")
+    make(tmp_path / "b", -0.5, test={"": "dead"})
+    make(tmp_path / "c", -0.5, ids=[f"other{i}" for i in range(N)])
+    make_run(tmp_path / "d", [train_row(0, 4.0)])
+    make_run(tmp_path / "e", [last_row(1, 1.0)], evaluated=False)
+    table = against(tmp_path)
+    assert set(table["verdict"]) == {"no verdict"}
+    assert table[["difference", "low", "high", "p", "lower", "sign_p"]].isna().to_numpy().all()
+    assert table["reason"].to_dict() == {
+        "b": "tested on other data (dead, the baseline on feed): evaluate them on the same data",
+        "c": "its examples have other ids than the baseline's: evaluate them on the same data",
+        "d": "it has no evaluated examples at this point",
+        "e": "it has no evaluated examples at this point",
+    }
+
+
+def test_a_run_without_verdict_is_not_taken_for_one_that_is_not_worse(tmp_path):
+    make(tmp_path / "a")
+    with pytest.raises(ConfigError, match=r"^there is no run beside a to be worse than it: name another$"):
+        judge(load_runs(tmp_path)).worse()
+    make(tmp_path / "b", 0.5, test={"": "dead"})
+    with pytest.raises(ConfigError, match=r"^no verdict on b: tested on other data \(dead, the baseline on feed\): "):
+        judge(load_runs(tmp_path)).worse()
+
+
+def test_a_handful_of_examples_tells_nothing(tmp_path):
+    make(tmp_path / "a", tokens=TOKENS[:19])
+    make(tmp_path / "b", -0.5, tokens=TOKENS[:19])
+    row = against(tmp_path).loc["b"]
+    assert (row["verdict"], row["reason"]) == (
+        "no verdict",
+        "19 of the 20 examples that a verdict takes: test on more",
+    )
+    assert (row["difference"], row["lower"], row["num_examples"]) == (pytest.approx(-0.5), 1.0, 19)
+
+
+def test_examples_of_one_source_count_as_one(tmp_path):
+    sources = [f"source{i // 2}" for i in range(N)]
+    make(tmp_path / "a", ids=sources)
+    make(tmp_path / "b", -0.2, ids=sources, noise=NOISE)
+    assert against(tmp_path).loc["b", "num_examples"] == N // 2
+
+
+OTHER_TOKENIZER: dict[str, Any] = {
+    "dataset_builder__common_config__model_name_for_tokenizer": "other",
+    "model_name": "other",
+}
+
+
+def test_where_only_the_tokenizer_differs_bits_per_byte_are_named(tmp_path):
+    make(tmp_path / "a", bpb=0.9)
+    make(tmp_path / "b", bpb=0.85, tokens=TOKENS * 2, test={"": "dead"}, **OTHER_TOKENIZER)
+    row = against(tmp_path).loc["b"]
+    assert row["verdict"] == "no verdict" and np.isnan(row["difference"])
+    assert row["reason"] == (
+        "another tokenizer, so NLLs per token do not compare: 0.8500 bits per byte, the baseline 0.9000 "
+        "(one number each, no interval)"
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"dataset_builder__file_path": "other.jsonl"}, {"seed": 1}, {"document": {"data": {"train": "f00d", "test": {}}}}],
+)
+def test_bits_per_byte_of_other_text_are_not_named(tmp_path, change):
+    make(tmp_path / "a", bpb=0.9)
+    make(tmp_path / "b", bpb=0.85, test={"": "dead"}, **(OTHER_TOKENIZER | change))
+    assert against(tmp_path).loc["b", "reason"].startswith("tested on other data")
+
+
+def test_nor_where_one_tokenizer_read_other_data(tmp_path):
+    make(tmp_path / "a", bpb=0.9)
+    make(tmp_path / "b", bpb=0.85, test={"": "dead"})
+    assert against(tmp_path).loc["b", "reason"].startswith("tested on other data")
+
+
+def test_nor_are_those_that_were_not_measured(tmp_path):
+    make(tmp_path / "a")
+    make(tmp_path / "b", bpb=0.85, test={"": "dead"}, **OTHER_TOKENIZER)
+    assert against(tmp_path).loc["b", "reason"].startswith("tested on other data")
+
+
+def test_configs_are_judged_at_the_same_point(tmp_path):
+    for seed, shift in enumerate((0.0, 0.1)):
+        make(tmp_path / f"a{seed}", shift, seed=seed)
+        make(tmp_path / f"b{seed}", shift - 1, seed=seed, lora_rank=8)
+    configs = judge(load_runs(tmp_path)).configs
+    assert configs["runs"].tolist() == ["a0, a1", "b0, b1"]
+    assert configs["difference"].tolist()[1] == pytest.approx(-1.0)
+
+
+def curve(path, train, test):
+    """Updates with ``train`` NLLs, evaluated with ``test`` NLLs before each and after the last."""
+    make_run(path, [train_row(k, nll, test[k]) for k, nll in enumerate(train)] + [last_row(len(train), test[-1])])
+
+
+def test_where_test_nll_turned_up_while_train_nll_fell(tmp_path):
+    curve(tmp_path / "overfits", [4.0, 3.0, 2.5, 2.0, 1.5], [5.0, 4.0, 4.5, 4.2, 4.6, 4.7])
+    curve(tmp_path / "diverges", [4.0, 3.0, 3.5, 4.0, 4.5], [5.0, 4.0, 4.5, 4.2, 4.6, 4.7])
+    curve(tmp_path / "learns", [4.0, 3.0, 2.5, 2.0, 1.5], [5.0, 4.0, 3.5, 3.0, 2.5, 2.4])
+    curve(tmp_path / "ends-at-its-best", [4.0, 3.0], [5.0, 6.0, 5.0])
+    curve(tmp_path / "one-batch-since", [4.0, 3.0], [5.0, 4.0, 4.5])
+    make_run(tmp_path / "untested", [train_row(0, 4.0)])
+    assert turned_up(load_runs(tmp_path)) == {"overfits": 1}

@@ -1,0 +1,129 @@
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from harness.compare import load_runs
+from harness.compare.align import choose
+from harness.compare.seeds import compare_configs, same_config, welch
+from tests.compare.made_runs import last_row, make_run, train_row
+
+
+def test_welch_by_hand():
+    low, high, p = welch([1.0, 3.0], [4.0, 8.0])
+    # means 2 and 6, variances 2 and 8: error √(2/2 + 8/2) = √5, 25 / (1 + 16) = 1.4706 degrees of freedom
+    half = stats.t.ppf(0.975, 25 / 17) * math.sqrt(5)
+    assert (low, high) == (pytest.approx(4 - half), pytest.approx(4 + half))
+    assert p == pytest.approx(2 * stats.t.sf(4 / math.sqrt(5), 25 / 17))
+
+
+def test_welch_is_scipys():
+    rng = np.random.default_rng(0)
+    for n, m in ((2, 2), (3, 8), (20, 5)):
+        a, b = rng.normal(2, 0.1, n).tolist(), rng.normal(2.1, 0.3, m).tolist()
+        theirs: Any = stats.ttest_ind(b, a, equal_var=False)
+        interval = theirs.confidence_interval(0.99)
+        assert welch(a, b, 0.99) == pytest.approx((interval.low, interval.high, theirs.pvalue))
+
+
+def test_without_spread_there_is_no_interval():
+    low, high, p = welch([2.1] * 3, [3.3] * 3)
+    assert math.isnan(low) and math.isnan(high) and p == 1.0
+
+
+def make(root, nlls, **config):
+    """A run for each test NLL, of one config, its seeds counted from 0; named a0, a1, … for root a."""
+    for seed, nll in enumerate(nlls):
+        rows = [train_row(0, 4.0, 4.5), last_row(1, nll)]
+        make_run(root.with_name(f"{root.name}{seed}"), rows, seed=seed, **config)
+
+
+def compared(folder, baseline, at="last"):
+    runs = load_runs(folder)
+    return compare_configs(runs, choose(runs, at), baseline)
+
+
+def test_configs_are_compared_by_the_means_over_their_seeds(tmp_path):
+    make(tmp_path / "a", [3.0, 3.2])
+    make(tmp_path / "b", [2.0, 2.2, 2.1], lora_rank=8)
+    make(tmp_path / "lonely", [1.0], lora_rank=64)
+
+    first, second = compared(tmp_path, "a1").to_dict("records")
+
+    assert (first["runs"], first["num_seeds"], first["verdict"]) == ("a0, a1", 2, "baseline")
+    assert (second["runs"], second["num_seeds"], second["verdict"]) == ("b0, b1, b2", 3, "better")
+    assert (first["test_nll"], second["test_nll"]) == (pytest.approx(3.1), pytest.approx(2.1))
+    assert second["difference"] == pytest.approx(-1.0)
+    expected = welch([3.0, 3.2], [2.0, 2.2, 2.1])
+    assert (second["low"], second["high"], second["p"]) == pytest.approx(expected)
+
+
+def test_several_configs_are_corrected_for_each_other(tmp_path):
+    make(tmp_path / "a", [3.0, 3.2])
+    make(tmp_path / "b", [2.0, 2.2], lora_rank=8)
+    make(tmp_path / "c", [3.1, 3.15], lora_rank=16)
+    _, b, c = compared(tmp_path, "a0").to_dict("records")
+    low, high, p = welch([3.0, 3.2], [2.0, 2.2], 0.975)
+    assert (b["low"], b["high"], b["p"]) == (pytest.approx(low), pytest.approx(high), pytest.approx(2 * p))
+    assert (b["verdict"], c["verdict"]) == ("better", "not told apart")
+
+
+def test_one_run_of_a_config_compares_no_configs(tmp_path):
+    make(tmp_path / "a", [3.0])
+    make(tmp_path / "b", [2.0, 2.2], lora_rank=8)
+    assert compared(tmp_path, "a0").empty
+    assert compared(tmp_path, "b0").empty
+
+
+def test_the_same_seed_again_is_no_other_seed(tmp_path):
+    make(tmp_path / "a", [3.0])
+    make(tmp_path / "again" / "a", [3.2])
+    make(tmp_path / "b", [2.0, 2.2], lora_rank=8)
+    assert compared(tmp_path, "b0").empty
+    groups = same_config(load_runs(tmp_path), choose(load_runs(tmp_path)))
+    assert sorted(len(group) for group in groups) == [1, 2]
+
+
+def test_names_libraries_and_commit_may_differ_between_seeds_and_data_may_not(tmp_path):
+    rows = [train_row(0, 4.0, 4.5), last_row(1, 3.0)]
+    data = {"train": "beef", "test": {"": "feed"}}
+    make_run(tmp_path / "a", rows, seed=0, note="first")
+    moved_on = {"versions": {"torch": "3"}, "git_commit": "f00d"}
+    make_run(tmp_path / "b", rows, seed=1, run_name="b", document=moved_on)
+    make_run(tmp_path / "other-data", rows, seed=2, document={"data": data | {"train": "f00d"}})
+    make_run(tmp_path / "other-test", rows, seed=3, test={"": "dead"})
+    runs = load_runs(tmp_path)
+    assert same_config(runs, choose(runs)) == [{0: ["a"], 1: ["b"]}, {2: ["other-data"]}, {3: ["other-test"]}]
+
+
+def test_seeds_that_stand_at_different_steps_are_of_one_config_only_at_a_common_point(tmp_path):
+    make_run(tmp_path / "a", [train_row(0, 4.0, 4.5), last_row(1, 3.0)], seed=0)
+    make_run(tmp_path / "b", [train_row(0, 4.0, 4.4), train_row(1, 3.0, 3.1), last_row(2, 2.0)], seed=1)
+    runs = load_runs(tmp_path)
+    assert len(same_config(runs, choose(runs, "last"))) == 2
+    assert same_config(runs, choose(runs, "common")) == [{0: ["a"], 1: ["b"]}]
+    assert same_config(runs, choose(runs, "best")) == [{0: ["a"], 1: ["b"]}]
+
+
+def test_configs_on_other_test_data_are_left_out(tmp_path):
+    make(tmp_path / "a", [3.0, 3.2])
+    make(tmp_path / "b", [2.0, 2.2], lora_rank=8, test={"": "dead"})
+    assert compared(tmp_path, "a0").empty
+
+
+def test_seeds_of_one_config_are_called_better_in_at_most_one_of_twenty_pairs():
+    """Twenty seeds of one config, dealt into groups as if each were a config of its own; that 200 times."""
+    rng = np.random.default_rng(1)
+    for size in (2, 5, 10):
+        called = pairs = 0
+        for _ in range(200):
+            seeds = rng.normal(2.0, 0.02, 20)
+            groups = seeds.reshape(-1, size)
+            for a, b in itertools.combinations(groups, 2):
+                low, high, _ = welch(a.tolist(), b.tolist())
+                called += high < 0 or low > 0
+                pairs += 1
+        assert called / pairs <= 0.05, size
