@@ -222,11 +222,16 @@ class RunDir:
     def mirror(self) -> Row | None:
         """The document mirror.json, or None where the run was never mirrored."""
         try:
-            return json.loads((self / MIRROR).read_text())
+            document = json.loads((self / MIRROR).read_text())
         except FileNotFoundError:
             return None
         except ValueError as error:
             raise RunDirError(f"{self / MIRROR}: not JSON ({error}): remove it and sync again") from None
+        if not isinstance(document, dict) or not all(
+            isinstance(document.get(key), str) for key in ("tracking_uri", "run_id")
+        ):
+            raise RunDirError(f"{self / MIRROR}: does not name an MLflow run: remove it and sync again")
+        return document
 
     def state(self) -> str:
         """RUNNING, FINISHED, FAILED, KILLED (its process is gone without a word) or NEW."""

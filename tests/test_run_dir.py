@@ -153,6 +153,14 @@ def test_states(run):
     assert run.is_finished()
 
 
+@pytest.mark.parametrize("text", ["{", '"x"', "{}", '{"tracking_uri": 5, "run_id": 7}'])
+def test_a_mirror_that_names_no_run_is_told(run, text):
+    run.path.mkdir(exist_ok=True)
+    (run / "mirror.json").write_text(text)
+    with pytest.raises(RunDirError, match=r"mirror\.json: .*: remove it and sync again"):
+        run.mirror()
+
+
 def test_find_runs_in_folders_and_not_in_checkpoints(tmp_path):
     for name in ("b", "a/deep"):
         (tmp_path / name / "checkpoints" / "000001").mkdir(parents=True)

@@ -16,6 +16,8 @@ _PLACE: dict[str, Any] = {"place": True}
 _EXTENT: dict[str, Any] = {"extent": True}
 _TUNABLE: dict[str, Any] = {"tunable": True}  # what a fork may change besides
 
+_MLFLOW_NAME_LENGTH = 250  # a server's database; SQLite would take more, and the run could not be sent to a team
+
 
 @chz.chz
 class Config:
@@ -127,6 +129,9 @@ class Config:
             raise ValueError("early_stop_patience without evaluations: set eval_every")
         if self.seed >= 2**32:
             raise ValueError(f"seed={self.seed}: must be less than 2**32")
+        for name in ("experiment", "run_name"):
+            if len(getattr(self, name) or "") > _MLFLOW_NAME_LENGTH:
+                raise ValueError(f"{name} has more than the {_MLFLOW_NAME_LENGTH} characters that MLflow takes")
         if not self.model_name:
             raise ValueError("model_name is empty: give a folder, a hub id, or a name of harness.model_info")
         if not self.log_path:

@@ -12,6 +12,8 @@ from harness.tracking.mlflow_system import SystemMetrics
 
 log = logging.getLogger("harness.tracking")
 
+_COMMAND = "python -m harness"
+
 
 class LiveMirror:
     """Mirrors a run while it is trained, from a thread of its own. It warns and never raises: training goes on."""
@@ -62,11 +64,11 @@ class LiveMirror:
         self._thread.join(self._patience)
         if self._trouble:
             level = logging.INFO if self._warned else logging.WARNING
-            log.log(level, "%s: python -m harness sync %s completes the MLflow run", self._trouble, self._run_dir)
+            log.log(level, "%s: %s sync %s completes the MLflow run", self._trouble, _COMMAND, self._run_dir)
 
     def where(self) -> str | None:
-        """Experiment, name and address of the MLflow run, for the user; None until the store was opened."""
-        return self._mirror.where
+        """Experiment, name and address of the MLflow run, for the user; None where it is not (yet) complete."""
+        return None if self._trouble else self._mirror.where
 
     def _run(self) -> None:
         delay = self._interval
@@ -74,11 +76,8 @@ class LiveMirror:
             trouble = self._attempt(last=False)
             if trouble and not self._warned:
                 self._warned = True
-                log.warning(
-                    "%s: training goes on, and MLflow catches up once that is mended, or by python -m harness sync %s",
-                    trouble,
-                    self._run_dir,
-                )
+                sync = "" if _COMMAND in trouble else f", or by {_COMMAND} sync {self._run_dir}"
+                log.warning("%s: training goes on, and MLflow catches up once that is mended%s", trouble, sync)
             if self._warned and not trouble:
                 self._warned = False
                 log.info("MLflow works again: %s is mirrored", self._run_dir)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.config_io import redact
 from harness.run_dir import RunDir
-from harness.tracking import mlflow_artifacts, mlflow_run, mlflow_store
+from harness.tracking import mlflow_artifacts, mlflow_data, mlflow_models, mlflow_run, mlflow_store
 from harness.tracking.mlflow_mirror import destination, locate, params, run_tags, valid_cursor
 from harness.tracking.mlflow_store import one_line_errors
 from harness.tracking.points import points
@@ -163,7 +163,7 @@ def _compare_points(client: MlflowClient, run: Run, run_dir: RunDir, until: int 
 
 
 def _compare_rest(client: MlflowClient, run: Run, run_dir: RunDir, is_training: bool) -> Iterator[Difference]:
-    """Params, tags, status and files; the files are sent when a run has ended."""
+    """Params, tags, status, data sets, checkpoints and files; the last two are sent when a run has ended."""
     wanted, there = params(run_dir.config()), run.data.params
     yield Difference("params missing in MLflow", tuple(key for key in wanted if key not in there))
     changed = tuple(f"{k} ({there[k]!r}, not {v!r})" for k, v in wanted.items() if there.get(k, v) != v)
@@ -173,11 +173,14 @@ def _compare_rest(client: MlflowClient, run: Run, run_dir: RunDir, is_training: 
     state = run_dir.state()
     if state != "NEW" and run.info.status != state:
         yield Difference("status to set in MLflow", (f"{run.info.status}, not {state}",))
+    yield Difference("data sets missing in MLflow", tuple(mlflow_data.missing_data(run, run_dir.config())))
     if not is_training:
+        yield Difference("checkpoints missing in MLflow", tuple(mlflow_models.missing_models(client, run, run_dir)))
         sizes = {file.path: file.file_size for file in client.list_artifacts(run.info.run_id)}
         here = {name: (run_dir / name).stat().st_size for name in mlflow_artifacts.FILES if (run_dir / name).exists()}
         other = tuple(name for name, size in here.items() if sizes.get(name, -1) not in (size, None))
-        yield Difference("files to upload to MLflow", other)
+        figure = (mlflow_artifacts.FIGURE,) if mlflow_artifacts.nll_curves(run_dir) else ()
+        yield Difference("files to upload to MLflow", other + tuple(name for name in figure if name not in sizes))
 
 
 def _words(found: list[tuple[str, int]]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from harness.run_dir import Row
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 _UNKNOWN = "unknown"  # the digest of data that has no fingerprint: MLflow takes none without one
 
@@ -62,8 +63,6 @@ def log_data(client: MlflowClient, run_id: str, document: Row) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag
     from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-    train = train_set(document)
-    used = [("train", train)] if train else []
     inputs = [
         DatasetInput(
             Dataset(
@@ -75,10 +74,22 @@ def log_data(client: MlflowClient, run_id: str, document: Row) -> None:
             ),
             [InputTag(MLFLOW_DATASET_CONTEXT, context)],
         )
-        for context, data in [*used, *(("test", data) for data in test_sets(document).values())]
+        for context, data in _used(document)
     ]
     if inputs:
         client.log_inputs(run_id, inputs)
+
+
+def missing_data(run: Run, document: Row) -> list[str]:
+    """The names of those that are no inputs of the MLflow run."""
+    there = {(given.dataset.name, given.dataset.digest) for given in run.inputs.dataset_inputs} if run.inputs else set()
+    return [data.name for _, data in _used(document) if (data.name, data.digest) not in there]
+
+
+def _used(document: Row) -> list[tuple[str, DataSet]]:
+    """What each is used for, ``train`` or ``test``."""
+    train = train_set(document)
+    return [*([("train", train)] if train else []), *(("test", data) for data in test_sets(document).values())]
 
 
 def _num_examples(data: Row) -> dict[str, Any]:

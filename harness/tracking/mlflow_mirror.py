@@ -64,13 +64,15 @@ class Mirror:
     def send(self) -> int:
         """Send what MLflow lacks and return the number of points; the first call finds or makes the MLflow run."""
         with self._lock():
-            if self._client is not None:
-                try:
-                    return self._send(self._client)
-                except TrackingError:  # the run or its whole store may be gone, or be an older copy: opening tells
-                    self._client = None
-            self._client = self._open()
-            return self._send(self._client)
+            client = self._client or self._open()
+            self._client = None
+            try:
+                sent = self._send(client)
+            except TrackingError:  # the run or its whole store may be gone, or be an older copy: opening tells
+                client = self._open()
+                sent = self._send(client)
+            self._client = client
+            return sent
 
     def send_all(self) -> int:
         """:meth:`send`, whatever the cursor says."""
@@ -99,7 +101,7 @@ class Mirror:
         signs_of_life = [self._run_dir.config()["started"]]
         signs_of_life += [row[TS] for row in [*self._run_dir.attempts(), self._run_dir.last_row()] if row]
         with self._lock(), one_line_errors(self._uri):
-            uploaded = self._document.get("artifacts", {})
+            uploaded = self._document.get("artifacts") or {}
             self._document["artifacts"] = mlflow_artifacts.upload(self._client, self.run_id, self._run_dir, uploaded)
             self._note()
             mlflow_run.set_tags(self._client, self.run_id, tags)
@@ -147,7 +149,8 @@ class Mirror:
             if mlflow_run.is_deleted(run):
                 raise TrackingError(
                     f"{self._run_dir}: its MLflow run {run.info.run_id} was deleted at {redact(self._uri)}: "
-                    f"restore it there (mlflow runs restore --run-id {run.info.run_id}), or make another: "
+                    f"restore it there (MLFLOW_TRACKING_URI={redact(self._uri)} mlflow runs restore --run-id "
+                    f"{run.info.run_id}), or make another: "
                     f"python -m harness sync --rebuild {self._run_dir}"
                 )
             self._bring_up_to_date(client, run, config)
@@ -167,7 +170,11 @@ class Mirror:
         return client
 
     def _make(self, client: MlflowClient, links: Mapping[str, str]) -> Run:
-        return mlflow_run.make_run(client, self._run_dir, self._destination, self._uri, links)
+        """A new run; a copy's has the name of its directory, since the first one has that of the config."""
+        destination = self._destination
+        if mlflow_run.COPY_OF in links:
+            destination = dataclasses.replace(destination, run_name=self._run_dir.path.name)
+        return mlflow_run.make_run(client, self._run_dir, destination, self._uri, links)
 
     def _make_again(self, client: MlflowClient, old: Run) -> Run:
         """A new run in the place of ``old``, of which nothing is lost. One that was deleted can take no tag."""
@@ -180,7 +187,7 @@ class Mirror:
         new = begun[0] if begun else self._make(client, links)
         if not mlflow_run.is_deleted(old):
             client.set_tag(old.info.run_id, mlflow_run.REBUILT_AS, new.info.run_id)
-            mlflow_models.delete_models(client, old.info.run_id)
+        mlflow_models.delete_models(client, old.info.run_id)
         return new
 
     def _bring_up_to_date(self, client: MlflowClient, run: Run, config: Row) -> None:
@@ -306,4 +313,5 @@ def params(config: Row) -> dict[str, str]:
 
 def run_tags(run_dir: RunDir) -> dict[str, str]:
     """Those set again whenever a mirror opens or closes the run."""
-    return mlflow_tags.progress_tags(run_dir) | attempt_tags(run_dir)
+    identity = {mlflow_tags.RUN_ID: run_dir.config()["run_id"], mlflow_tags.LOG_PATH: str(run_dir.path)}
+    return identity | mlflow_tags.progress_tags(run_dir) | attempt_tags(run_dir)

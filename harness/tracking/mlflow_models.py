@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.config_io import redact
 from harness.run_dir import STEP, TS, CheckpointRecord, Row, RunDir, first_test_nll, test_key
+from harness.tracking import mlflow_run
 from harness.tracking.mlflow_data import test_sets
 from harness.tracking.mlflow_tags import RUN_ID, renderer_name
 from harness.tracking.points import clean_key
@@ -79,6 +80,12 @@ def log_checkpoints(client: MlflowClient, run_id: str, run_dir: RunDir) -> None:
     best = min(kept, key=lambda checkpoint: checkpoint.test_nll, default=None)
     if best and best.row and math.isfinite(best.test_nll):
         _with_registry(lambda: _register(client, run_id, document, models[best.name], best))
+
+
+def missing_models(client: MlflowClient, run: Run, run_dir: RunDir) -> list[str]:
+    """The names of the kept checkpoints that are no models of the MLflow run."""
+    there = {model.name for model in _own_models(client, run)}
+    return [checkpoint.name for checkpoint in kept_checkpoints(run_dir) if checkpoint.name not in there]
 
 
 def delete_models(client: MlflowClient, run_id: str) -> None:
@@ -252,10 +259,17 @@ def _register(client: MlflowClient, run_id: str, document: Row, model: LoggedMod
         last[run_id] = mine
     newest = max(last.values(), key=lambda version: int(version.version))
     compared = [v for v in last.values() if v.tags[_TEST_DIGEST] == newest.tags[_TEST_DIGEST]]
-    winner = min(compared, key=lambda version: (float(version.tags[_TEST_NLL]), -int(version.version)))
+    compared.sort(key=lambda version: (float(version.tags[_TEST_NLL]), -int(version.version)))
+    winner = next((version for version in compared if _is_active(client, version.run_id)), mine)
     aliases = client.get_registered_model(name).aliases
     if str(aliases.get(BEST)) != str(winner.version):
         client.set_registered_model_alias(name, BEST, str(winner.version))
+
+
+def _is_active(client: MlflowClient, run_id: str | None) -> bool:
+    """Whether a version's run is there, and was not deleted."""
+    run = mlflow_run.get_run(client, run_id) if run_id else None
+    return run is not None and not mlflow_run.is_deleted(run)
 
 
 def _make_registered_model(client: MlflowClient, name: str) -> None:

@@ -108,17 +108,18 @@ def place_tags(run_dir: RunDir) -> dict[str, str]:
 
 
 def parent_tags(client: MlflowClient, run: Run, document: Row) -> dict[str, str]:
-    """What nests the run of a fork under its parent's; nothing where that is not in this store (yet), or it is done.
+    """What nests the run of a fork under its parent's; nothing where that is not in this store (yet), or is done.
 
     Args:
         run: The fork's MLflow run.
         document: The fork's ``RunDir.config()``.
     """
     parent = document.get("parent")
-    if not parent or _MLFLOW_PARENT in run.data.tags:
+    if not parent:
         return {}
     there = [run for run in runs_of(client, parent["run_id"]) if not is_deleted(run)]
-    return {_MLFLOW_PARENT: there[0].info.run_id} if there else {}
+    is_done = run.data.tags.get(_MLFLOW_PARENT) in {run.info.run_id for run in there}
+    return {_MLFLOW_PARENT: there[0].info.run_id} if there and not is_done else {}
 
 
 def get_run(client: MlflowClient, run_id: str) -> Run | None:
@@ -165,8 +166,8 @@ def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
     if experiment.lifecycle_stage == "deleted":
         raise TrackingError(
             f'the experiment "{name}" was deleted at {redact(uri)}: restore it there '
-            f"(mlflow experiments restore -x {experiment.experiment_id}), or choose another: give the run's command "
-            "again with experiment=NAME"
+            f"(MLFLOW_TRACKING_URI={redact(uri)} mlflow experiments restore -x {experiment.experiment_id}), or choose "
+            "another: give the run's command again with experiment=NAME"
         )
     return experiment.experiment_id
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterable
@@ -39,7 +40,11 @@ def close_stale(run_dir: RunDir) -> bool:
 def stores_of(run_dirs: Iterable[RunDir]) -> list[str]:
     """Where runs that are there were mirrored, and where one started here would be; with their user info."""
     here = os.environ.get(mlflow_store.TRACKING_URI_VARIABLE) or mlflow_store.embedded_uri(Path.cwd())
-    found = [locate(run_dir, destination(run_dir), Path.cwd())[0] for run_dir in run_dirs if run_dir.mirror()]
+    found: list[str] = []
+    for run_dir in run_dirs:
+        with contextlib.suppress(RunDirError):  # its diagnosis says so
+            if run_dir.mirror():
+                found.append(locate(run_dir, destination(run_dir), Path.cwd())[0])
     return [uri for uri in dict.fromkeys([*found, here]) if mlflow_store.unless_gone(uri)]
 
 

@@ -27,6 +27,8 @@ TRACKING_URI_VARIABLE = "MLFLOW_TRACKING_URI"
 
 _is_asking = contextvars.ContextVar("is_asking", default=False)  # whether this thread is in one_line_errors
 _NOISY = ("urllib3.connectionpool", "mlflow.store.db.utils")
+_STORES = "give sqlite:///FILE, postgresql://…, or the http(s)://… of a server"
+_SQLALCHEMYS_OWN = "(raised as a result of Query-invoked autoflush"  # before the line that says what happened
 _LOCK_SECONDS = 60  # making a database takes about 8 s, and others may be waiting to open it too
 
 
@@ -105,7 +107,7 @@ def open_store(uri: str) -> MlflowClient:
     """A client whose store answers; makes the database where it is SQLite and missing.
 
     Raises:
-        TrackingError: where an SQLite database cannot be opened for writing.
+        TrackingError: where ``uri`` names no store, or an SQLite database cannot be opened for writing.
     """
     import filelock
 
@@ -120,6 +122,8 @@ def open_store(uri: str) -> MlflowClient:
 
     path = _sqlite_path(uri)
     if path is None:
+        if "://" not in uri or uri.startswith(("sqlite", "file")):
+            raise TrackingError(f"{redact(uri)}: names no store: {_STORES}")
         return MlflowClient(uri)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -173,20 +177,25 @@ def _reason(error: Exception) -> str:
             return "does not answer to this name: start it with it among its --allowed-hosts"
         case "PERMISSION_DENIED":
             return "does not let you do this: ask whoever keeps it for the permission"
-    first_line = redact(str(error)).strip().partition("\n")[0]
+    text = redact(str(error)).strip()
+    if "unsupported URI" in text:
+        return f"names no store: {_STORES}"
+    lines = [line for line in text.splitlines() if line and not line.startswith(_SQLALCHEMYS_OWN)]
+    first_line = lines[0] if lines else ""
     return f"failed ({type(error).__name__}: {textwrap.shorten(first_line, 300)})"
 
 
 def _sqlite_path(uri: str) -> Path | None:
-    """The file of an SQLite database; None for another store."""
+    """The file of an SQLite database; None for another store, and for a URI that names no file."""
     from sqlalchemy import make_url
 
-    database = make_url(uri).database if uri.startswith("sqlite") else None
-    return Path(database) if database else None
+    url = make_url(uri) if uri.startswith("sqlite") else None
+    return Path(url.database) if url and url.database and not url.host else None
 
 
 def _check_database(path: Path) -> None:
     """Raise sqlite3.Error at once where the database cannot be written: MLflow would retry for two minutes."""
     with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
         connection.execute("BEGIN IMMEDIATE")
+        connection.execute("CREATE TABLE may_be_written (here)")  # BEGIN alone succeeds on a file that is read-only
         connection.rollback()

@@ -78,10 +78,11 @@ class Cursor:
 
     @classmethod
     def from_row(cls, row: Row) -> Cursor | None:
-        """The cursor in mirror.json; None where nothing was sent, or a version without totals did."""
-        if row.get("sent_step") is None or "totals_before" not in row:
+        """The cursor in mirror.json; None where nothing was sent, or what is noted is not of this form."""
+        try:
+            return cls(int(row["sent_step"]), row["sent_ts"], row["sent_points"], Totals(**row["totals_before"]))
+        except (KeyError, TypeError, ValueError):
             return None
-        return cls(row["sent_step"], row["sent_ts"], row["sent_points"], Totals(**row["totals_before"]))
 
 
 @dataclasses.dataclass(frozen=True)

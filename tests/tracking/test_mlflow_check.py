@@ -1,10 +1,11 @@
 import contextlib
 import sqlite3
+from pathlib import Path
 
 import pytest
 
 from harness.exceptions import TrackingError
-from harness.run_dir import RunDir
+from harness.run_dir import CheckpointRecord, RunDir
 from harness.tracking.mlflow_check import check
 from harness.tracking.mlflow_mirror import sync
 from harness.tracking.mlflow_rebuild import rebuild
@@ -81,6 +82,27 @@ def test_what_only_mlflow_has_needs_a_rebuild(uri, client, run_dir):
     ]
     assert check(run_dir).mended_by == "sync --rebuild"
     assert rebuild(run_dir)[1] == run_id
+    assert check(run_dir).is_equal
+
+
+def test_what_stands_beside_the_points(tmp_path, uri, client):
+    run_dir = start_run(tmp_path / "b", document={"data": {"train": "beef", "test": {"": "feed"}}})
+    run_dir.append_metrics(row(0, 4.0) | {"test/nll": 4.0})
+    run_dir.append_checkpoint(CheckpointRecord("000000", 0, 0, 0, "checkpoints/000000"))
+    end_attempt(run_dir, 1)
+    run_id = sync(run_dir, uri).run_id
+    execute(uri, "DELETE FROM inputs", "DELETE FROM tags WHERE key = 'harness.run_id'")
+    client.delete_tag(run_id, "harness.log_path")
+    for model in client.search_logged_models([client.get_run(run_id).info.experiment_id]):
+        client.delete_logged_model(model.model_id)
+    next(Path(uri.removeprefix("sqlite:///")).parent.glob(f"artifacts/**/{run_id}/artifacts/nll.png")).unlink()
+    assert words(run_dir) == [
+        "tags to set in MLflow: 2 (harness.run_id, harness.log_path)",
+        "data sets missing in MLflow: 2 (Builder, Builder)",
+        "checkpoints missing in MLflow: 1 (ckpt-000000)",
+        "files to upload to MLflow: 1 (nll.png)",
+    ]
+    assert sync(run_dir).num_points == 0
     assert check(run_dir).is_equal
 
 

@@ -204,7 +204,7 @@ def test_a_run_deleted_in_mlflow_is_refused_and_not_made_again(tmp_path, uri, cl
     run_dir = start_run(tmp_path / "run")
     run_id = sync(run_dir, uri).run_id
     client.delete_run(run_id)
-    message = rf"its MLflow run {run_id} was deleted .*: restore it there \(mlflow runs restore --run-id {run_id}\)"
+    message = rf"its MLflow run {run_id} was deleted .*: .* \(MLFLOW_.* mlflow runs restore --run-id {run_id}\)"
     with pytest.raises(TrackingError, match=message):
         sync(run_dir)
     (run_dir / "mirror.json").unlink()
@@ -366,9 +366,7 @@ def test_a_database_that_cannot_be_opened_is_said_at_once(tmp_path):
 
 
 def test_a_file_store_is_refused_in_one_line(tmp_path):
-    with pytest.raises(
-        TrackingError, match=r"^MLflow at \./mlruns failed \(MlflowException: [^\n]*sqlite:///mlflow\.db"
-    ):
+    with pytest.raises(TrackingError, match=r"^\./mlruns: names no store: give sqlite:///FILE"):
         sync(start_run(tmp_path / "run"), "./mlruns")
 
 

@@ -219,6 +219,15 @@ def test_each_run_has_a_version_and_best_is_the_lowest_of_them(tmp_path, uri, cl
     assert (model.tags["harness.run_id"], version.run_id) == (runs[1].config()["run_id"], model.source_run_id)
 
 
+def test_a_run_deleted_in_mlflow_does_not_count(tmp_path, uri, client):
+    good = sync(trained(tmp_path / "good", {0: 4.0, 2: 2.0}), uri)
+    sync(trained(tmp_path / "bad", {0: 4.0, 2: 3.5}), uri)
+    assert best(client) == 1
+    client.delete_run(good.run_id)
+    sync(trained(tmp_path / "other", {0: 4.0, 2: 3.0}), uri)
+    assert best(client) == 3
+
+
 def test_an_extended_run_whose_best_moved_has_a_new_version_which_alone_counts(tmp_path, uri, client):
     run_dir = trained(tmp_path / "run", NLLS)
     sync(run_dir, uri)

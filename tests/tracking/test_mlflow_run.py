@@ -70,7 +70,7 @@ def test_another_path_to_the_same_directory_is_no_copy(tmp_path, uri, client, ru
 def test_a_run_whose_experiment_was_deleted_goes_to_another_by_its_own_command(tmp_path, uri, client, run_dir):
     first = sync(run_dir, uri).run_id
     client.delete_experiment("1")
-    message = r'the experiment "exp" was deleted .*\(mlflow experiments restore -x 1\), or .* with experiment=NAME'
+    message = r'the experiment "exp" was deleted .*_URI=sqlite:.* experiments restore -x 1\), .* with experiment=NAME'
     with pytest.raises(TrackingError, match=message):
         sync(run_dir)
 

@@ -2,6 +2,7 @@ import pytest
 
 from harness.run_dir import RunDir
 from harness.tracking.mlflow_mirror import sync
+from harness.tracking.mlflow_rebuild import rebuild
 from harness.tracking.mlflow_tags import description, exactness, fixed_tags
 from tests.tracking.conftest import T0, history, row, start_run
 
@@ -128,3 +129,8 @@ def test_a_fork_is_nested_under_its_parent_and_holds_its_rows(tmp_path, uri, cli
     assert client.get_run(run_id).data.tags["mlflow.parentRunId"] == parent_id
     assert history(client, run_id, "train_mean_nll") == [(0, T0, 4.0), (1, T0 + 1000, 3.0), (2, T0 + 50_000, 2.0)]
     assert len(history(client, parent_id, "train_mean_nll")) == 4
+
+    client.delete_run(parent_id)
+    replaced, _ = rebuild(parent)
+    sync(fork)
+    assert client.get_run(run_id).data.tags["mlflow.parentRunId"] == replaced.run_id

@@ -1,6 +1,8 @@
 """What goes wrong with MLflow, for real: training is not held up, one line says what to do, a sync completes it."""
 
 import http.server
+import os
+import re
 import resource
 import shutil
 import socket
@@ -108,11 +110,10 @@ def test_a_server_that_refuses(tmp_path, answer, status, text, reason):
 @pytest.mark.parametrize(
     ("uri", "reason"),
     [
-        ("foo://host/x", "failed (UnsupportedModelRegistryStoreURIException: "),
+        ("foo://host/x", "names no store: give sqlite:///FILE, postgresql://…, or the http(s)://… of a server"),
         ("http://no-such-host.invalid:5000", "cannot be reached (ConnectionError): is the server up?"),
         ("http://127.0.0.1:9", "cannot be reached (ConnectionError): is the server up?"),
         ("mysql://bob:s3cret@host/x", "needs a database driver that is not installed (MySQLdb): install it, or name"),
-        ("file:///tmp/mlruns", "failed (MlflowException: The filesystem tracking backend"),
     ],
 )
 def test_a_wrong_uri(tmp_path, uri, reason, capfd):
@@ -120,6 +121,26 @@ def test_a_wrong_uri(tmp_path, uri, reason, capfd):
         sync(start_run(tmp_path / "run"), uri)
     assert str(raised.value).startswith(f"MLflow at {uri.replace('bob:s3cret@', '')} {reason}")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("uri", ["file:///tmp/mlruns", "mlruns", "sqlite:///", "sqlite://", "sqlite://two/slashes.db"])
+def test_a_uri_that_names_no_store(tmp_path, monkeypatch, uri):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TrackingError, match=f"^{re.escape(uri)}: names no store: give sqlite:///FILE"):
+        sync(start_run(tmp_path / "run"), uri)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_database_that_may_not_be_written(uri):
+    path = Path(uri.removeprefix("sqlite:///"))
+    path.chmod(0o444)
+    command = [sys.executable, "-c", f"from harness.tracking.mlflow_store import open_store; open_store({uri!r})"]
+    if os.geteuid() == 0:  # may write it all the same, unless it is told not to
+        caps = "-dac_override,-dac_read_search,-fowner"
+        command = ["setpriv", f"--bounding-set={caps}", f"--inh-caps={caps}", *command]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    path.chmod(0o644)
+    assert said.endswith("cannot be opened (attempt to write a readonly database): choose another tracking URI\n")
 
 
 def test_a_read_only_database(tmp_path, uri):
@@ -146,6 +167,7 @@ def test_a_full_disk(tmp_path, uri):
     assert process.returncode == 0
     (line,) = said.splitlines()
     assert line.startswith(f"MLflow at {uri} failed (")
+    assert "autoflush" not in line
     assert f"python -m harness sync {run_dir}" in line
     assert sync(run_dir, uri).num_points == 3
     assert check(run_dir).is_equal
