@@ -6,6 +6,7 @@ any other. So it goes on in the same data with the same model; what else the upd
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -21,6 +22,17 @@ from harness.files import append_jsonl, write_json
 from harness.run_dir import CheckpointRecord, RunDir
 from harness.supervised import provenance
 from harness.supervised.train import Config, with_own_builder
+
+_OF_A_FORK = {  # what it has before it is trained
+    run_dir.CONFIG,
+    run_dir.METRICS,
+    run_dir.EVAL_EXAMPLES,
+    run_dir.EXAMPLES,
+    run_dir.CHECKPOINTS,
+    run_dir.CHECKPOINTS_DIR,
+    run_dir.LOG,
+    run_dir.LOCK,
+}
 
 
 def config_again(run: RunDir, overrides: Sequence[str]) -> Config:
@@ -105,9 +117,12 @@ def make_fork(run: RunDir, at: str, overrides: Sequence[str], *, weights_only: b
 
 
 def discard_unbegun(fork: RunDir) -> None:
-    """Remove a fork of which no attempt began: it holds copies alone."""
-    if not fork.attempts():
-        shutil.rmtree(fork.path, ignore_errors=True)
+    """Remove a fork of which no attempt began, and which nobody is beginning: it holds copies alone."""
+    with contextlib.suppress(RunDirError), fork.lock():
+        trained_on = fork.num_steps_trained() > fork.config()["parent"]["step"]
+        others = {path.name for path in fork.path.iterdir()} - _OF_A_FORK
+        if not fork.attempts() and not trained_on and not others:
+            shutil.rmtree(fork.path)
 
 
 def _is_fork(run: RunDir, parent: dict[str, Any]) -> bool:

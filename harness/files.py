@@ -15,6 +15,8 @@ from harness.exceptions import RunDirError
 
 Row = dict[str, Any]
 
+_CHUNK = 1 << 20  # bytes
+
 
 def read_jsonl(path: Path, having: str = "", until: str = "") -> list[Row]:
     """Every whole line of a JSONL file; a missing file has none, a torn last line is dropped.
@@ -166,7 +168,7 @@ def iter_jsonl(path: Path, start: int = 0) -> Iterator[Row]:
 def count_lines(path: Path) -> int:
     """Whole lines of a file."""
     with _mapped(path) as raw:
-        return raw[:].count(b"\n")
+        return sum(raw[i : i + _CHUNK].count(b"\n") for i in range(0, len(raw), _CHUNK))
 
 
 def cut_from(path: Path, start: int) -> None:
@@ -174,6 +176,14 @@ def cut_from(path: Path, start: int) -> None:
     if path.exists() and start < path.stat().st_size:
         os.truncate(path, start)
         sync_path(path)
+
+
+def replace_from(path: Path, start: int) -> None:
+    """:func:`cut_from`, for a file that another thread or process may be reading: to look at a mapped page that was
+    truncated away ends a process."""
+    if path.exists() and start < path.stat().st_size:
+        with path.open("rb") as file:
+            _replace(path, file.read(start))
 
 
 def cut_torn_line(path: Path) -> None:

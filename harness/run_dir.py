@@ -37,6 +37,7 @@ from harness.files import (
     iter_jsonl,
     read_jsonl,
     read_tail,
+    replace_from,
     rewrite_jsonl,
     start_of_tail,
     sync_path,
@@ -54,7 +55,7 @@ QUARANTINE = "quarantine.jsonl"
 EXAMPLES = "examples.txt"
 LOG = "logs.log"
 CHECKPOINTS_DIR = "checkpoints"
-_LOCK = ".lock"
+LOCK = ".lock"
 _SUPERSEDED_BY = "superseded_by_attempt"
 
 # Metric keys, spelled here and nowhere else.
@@ -253,9 +254,9 @@ class RunDir:
         """Whether a living process is writing here."""
         import filelock
 
-        if not (self / _LOCK).exists():
+        if not (self / LOCK).exists():
             return False
-        lock = filelock.FileLock(self / _LOCK, timeout=0)
+        lock = filelock.FileLock(self / LOCK, timeout=0)
         try:
             with lock:
                 return False
@@ -294,7 +295,7 @@ class RunDir:
         try:
             made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self / _LOCK, timeout=1)  # a reader may be asking is_locked() just now
+            lock = filelock.FileLock(self / LOCK, timeout=1)  # a reader may be asking is_locked() just now
             lock.acquire()
         except filelock.Timeout:
             raise RunDirError(
@@ -309,7 +310,7 @@ class RunDir:
         finally:
             if made and not self.exists():  # nothing was started: leave nothing behind
                 with contextlib.suppress(OSError):
-                    for name in (LOG, EXAMPLES, QUARANTINE, _LOCK):
+                    for name in (LOG, EXAMPLES, QUARANTINE, LOCK):
                         (self / name).unlink(missing_ok=True)
                     self.path.rmdir()
             lock.release()
@@ -366,7 +367,7 @@ class RunDir:
             there = [_without_attempt(row) for row in read_jsonl(aside)]
             moved = [row | {_SUPERSEDED_BY: attempt} for row in rows if row not in there]
             append_jsonl(aside, moved, sync=True)
-            cut_from(self / name, start)
+            replace_from(self / name, start)
 
     def is_superseded(self) -> bool:
         """Whether a resume could not reproduce some rows of an earlier attempt."""

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from harness.__main__ import main
-from harness.derive import config_again, find_checkpoint, make_fork
+from harness.derive import config_again, discard_unbegun, find_checkpoint, make_fork
 from harness.exceptions import ConfigError, HarnessError, RunDirError
 from harness.run_dir import RunDir
 from harness.supervised.train import train
@@ -187,6 +187,23 @@ def test_the_verbs(parent, tmp_path):
         2,
         f"error: {parent / 'config.json'}: no config.json: not a run directory\n",
     )
+
+
+def test_a_fork_that_is_being_begun_or_was_trained_or_holds_something_else_stays(parent, tmp_path):
+    fork = RunDir(make_fork(parent, "8", [f"log_path={tmp_path / 'f'}"], weights_only=False).log_path)
+    with fork.lock():
+        discard_unbegun(fork)
+    assert fork.exists()
+    (fork / "notes.txt").touch()
+    discard_unbegun(fork)
+    assert fork.exists()
+    (fork / "notes.txt").unlink()
+    discard_unbegun(fork)
+    assert not fork.path.exists()
+    trained = forked(parent, "8", f"log_path={tmp_path / 'f'}")
+    (trained / "attempts.jsonl").unlink()
+    discard_unbegun(trained)
+    assert len(trained.metrics()) == 16
 
 
 def test_a_fork_that_fails_leaves_nothing_behind(parent, tmp_path, monkeypatch):

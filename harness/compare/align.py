@@ -50,7 +50,7 @@ def _fractions(step: "np.ndarray", progress: "np.ndarray") -> "np.ndarray":
     import numpy as np
 
     planned = progress > 0
-    return step * (progress[planned][-1] / step[planned][-1] if planned.any() else np.nan)
+    return step / (np.round(step[planned][-1] / progress[planned][-1]) if planned.any() else np.nan)
 
 
 # The x of a row, from its run's columns: what was done before its update, hence to the weights that it evaluates.

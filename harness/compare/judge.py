@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 from harness import config_io
 from harness.compare.align import LAST, choose, evaluations, find_point
 from harness.compare.load import RUN, Evaluation, Runs
-from harness.compare.paired import MIN_CLUSTERS, NO_VERDICT, WORSE, Comparison, compare_examples, verdict
+from harness.compare.paired import (
+    BETTER,
+    CONFIDENCE,
+    MIN_CLUSTERS,
+    NO_VERDICT,
+    NOT_TOLD_APART,
+    WORSE,
+    Comparison,
+    compare_examples,
+    verdict,
+)
 from harness.compare.seeds import compare_configs
 from harness.exceptions import ConfigError
 from harness.run_dir import STEP, TRAIN_NLL, test_key
@@ -151,6 +161,8 @@ def against(runs: Runs, chosen: "pd.DataFrame", baseline: str, on: str = "") -> 
         for run, comparison in zip(comparable, found, strict=True):
             few = f"{comparison.num_examples} of the {MIN_CLUSTERS} examples that a verdict takes"
             words = verdict(comparison.low, comparison.high)
+            if words in (BETTER, WORSE) and comparison.p > 1 - CONFIDENCE:  # no resample lies so far out
+                words = NOT_TOLD_APART
             rows[run] |= comparison._asdict() | {
                 "verdict": words,
                 "reason": f"{few}: test on more" if words == NO_VERDICT else "",
@@ -189,6 +201,8 @@ def _differ_in_tokenizer_alone(runs: Runs, a: str, b: str) -> bool:
     configs = runs.configs.dropna(how="all").to_dict("index")
     if not configs.keys() >= {a, b}:
         return False
+    if any(str(path).endswith(".max_length") and value for path, value in configs[a].items()):
+        return False  # each tokenizer cuts elsewhere
     changed = [str(path) for path in config_io.differences(configs[a], configs[b])]
     of_data = [path for path in changed if path.split(".")[0] in _DECIDE_THE_TEXT]
     return bool(of_data) and all(path.endswith(_TOKENIZER) for path in of_data)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 RUN = "run"  # the column, or index, that holds a run's name
 
 # What config.json records beside the config and can explain a difference between two runs.
-_RECORDED = ("versions", "numerics", "git_commit")
+_RECORDED = ("versions", "numerics", "git_commit", "parent")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,6 +74,11 @@ class Runs:
         rows = [row for row in directory.eval_examples(step) if row["set"] == on]
         if not rows:
             return None
+        nll = np.array(rows[-1].get("nll", ()), dtype=np.float64)
+        if not np.isfinite(nll).all():
+            raise RunDirError(
+                f"{directory / EVAL_EXAMPLES}: the evaluation at step {step} has NaN in it: remove that line"
+            )
         lengths = {name: len(rows[-1].get(name, ())) for name in ("ids", "slices", "nll", "num_loss_tokens")}
         if len(set(lengths.values())) > 1:
             found = ", ".join(f"{name} {length}" for name, length in lengths.items())
@@ -85,7 +90,7 @@ class Runs:
             fingerprint=rows[-1]["fingerprint"],
             ids=rows[-1]["ids"],
             slices=rows[-1]["slices"],
-            nll=np.array(rows[-1]["nll"], dtype=np.float64),
+            nll=nll,
             num_loss_tokens=np.array(rows[-1]["num_loss_tokens"], dtype=np.int64),
         )
 
@@ -104,7 +109,7 @@ def load_runs(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     found = find_runs([Path(source) for source in sources])
     by_path = {Path(os.path.abspath(run.path)): run for run in found}  # "a" and "b/../a" are one run
     runs = dict(zip(_names(list(by_path)), by_path.values(), strict=True))
-    documents = {name: run.config() if run.exists() else {} for name, run in runs.items()}
+    documents = {name: _as_last_asked(run) if run.exists() else {} for name, run in runs.items()}
 
     rows = [{RUN: name} | row for name, run in runs.items() for row in sorted(run.metrics(), key=lambda row: row[STEP])]
     metrics = pd.DataFrame(rows) if rows else pd.DataFrame(columns=[RUN, STEP])
@@ -135,6 +140,12 @@ def _names(paths: list[Path]) -> list[str]:
         return str(path)
 
     return [name(path) for path in paths]
+
+
+def _as_last_asked(run: RunDir) -> Row:
+    """config.json, with what the last attempt asked for otherwise: how long the run goes on."""
+    document = run.config()
+    return document | {"config": document["config"] | run.changed_extents()} if "config" in document else document
 
 
 def _flatten(document: Row) -> Row:

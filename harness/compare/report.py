@@ -128,7 +128,8 @@ def _point(judgement: Judgement) -> str:
 
 
 def _configs_table(judgement: Judgement) -> "Table":
-    table = _table("Configs, by the spread between their seeds", "runs", "seeds", "test", *_VERDICT)
+    title = f"Configs, by the spread between their seeds: {_point(judgement)}"
+    table = _table(title, "runs", "seeds", "test", *_VERDICT)
     for row in judgement.configs.to_dict("records"):
         _add_row(table, row["runs"], _count(row["num_seeds"]), _nll(row["test_nll"]), *_verdict_cells(row))
     return table
@@ -152,7 +153,7 @@ def _reasons(judgement: Judgement) -> list[str]:
 
 def _footnotes(judgement: Judgement) -> list[str]:
     texts = [_FOOTNOTE]
-    if num := len(judged := judgement.against.dropna(subset="low")):
+    if num := len(judged := judgement.against.dropna(subset="difference")):
         examples = _count(judged["num_examples"].iloc[0])
         texts.append(_OF_PAIRS.format(baseline=judgement.baseline, examples=examples, level=_level(num)))
     num_configs = len(judgement.configs) - 1

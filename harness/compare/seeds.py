@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.compare.align import LAST
+from harness.compare.align import BEST, LAST
 from harness.compare.load import Runs
 from harness.compare.paired import CONFIDENCE, holm, simultaneous, verdict
 from harness.compare.stats import NEVER_A_DIFFERENCE
@@ -24,6 +24,9 @@ def welch(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE
     The Generalization of 'Student's' Problem When Several Different Population Variances Are Involved, Biometrika 34,
     1947). Where neither varies there is no interval (NaN), and p is 1.
 
+    Samples of unequal size have the degrees of freedom of the smaller one: where it has two or three numbers, Welch's
+    approximation tells it apart from a larger one too often.
+
     Args:
         a, b: At least two numbers each.
     """
@@ -35,6 +38,8 @@ def welch(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE
     of_means = [float(np.var(sample, ddof=1)) / len(sample) for sample in (a, b)]
     error = math.sqrt(sum(of_means))
     freedom = sum(of_means) ** 2 / sum(v**2 / (len(s) - 1) for v, s in zip(of_means, (a, b), strict=True))
+    if len(a) != len(b):
+        freedom = min(freedom, min(len(a), len(b)) - 1)
     difference = float(np.mean(b) - np.mean(a))
     half = -float(stdtrit(freedom, (1 - confidence) / 2)) * error
     return difference - half, difference + half, 2 * float(stdtr(freedom, -abs(difference) / error))
@@ -42,7 +47,8 @@ def welch(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE
 
 def same_config(runs: Runs, chosen: "pd.DataFrame") -> list[dict[int, list[str]]]:
     """The runs of each config, by seed, in the order of the runs. Runs are of one config where nothing differs but seed
-    and names, they trained and were tested on the same data, and are judged at one point, the last ones at one step.
+    and names, they trained and were tested on the same data, and are judged at one point: the last ones at one step,
+    the best ones of runs that ended, or of runs that did not.
 
     Args:
         chosen: As :func:`harness.compare.align.choose` gives it; runs that were not evaluated are left out.
@@ -52,8 +58,8 @@ def same_config(runs: Runs, chosen: "pd.DataFrame") -> list[dict[int, list[str]]
     for run, row in chosen.dropna(subset=["test_nll", "fingerprint"]).to_dict("index").items():
         if run in configs:
             kept = {path: value for path, value in configs[run].items() if str(path).split(".")[0] not in _MAY_DIFFER}
-            step = row["step"] if row["point"] == LAST else None
-            key = json.dumps([kept, row["fingerprint"], row["point"], step], sort_keys=True, default=str)
+            alike = {LAST: row["step"], BEST: runs.states[str(run)] == "FINISHED"}.get(row["point"])
+            key = json.dumps([kept, row["fingerprint"], row["point"], alike], sort_keys=True, default=str)
             groups.setdefault(key, {}).setdefault(configs[run].get(_SEED), []).append(str(run))
     return list(groups.values())
 
@@ -83,14 +89,18 @@ def compare_configs(runs: Runs, chosen: "pd.DataFrame", baseline: str) -> "pd.Da
     nlls = [
         [statistics.fmean(judged[run]["test_nll"] for run in of_seed) for of_seed in group.values()] for group in groups
     ]
+    columns = ["runs", "num_seeds", "test_nll", "difference", "low", "high", "p", "verdict"]
     first = next((i for i, of_config in enumerate(names) if baseline in of_config), None)
+    if first is None:
+        return pd.DataFrame(columns=columns)
     others = [
         i
         for i, of_config in enumerate(names)
-        if i != first and all(judged[of_config[0]][key] == judged[baseline][key] for key in ("fingerprint", "point"))
+        if i != first
+        and all(judged[of_config[0]][key] == judged[baseline][key] for key in ("fingerprint", "point"))
+        and _are_as_far(runs, judged, [*names[first], *of_config])
     ]
-    columns = ["runs", "num_seeds", "test_nll", "difference", "low", "high", "p", "verdict"]
-    if first is None or not others:
+    if not others:
         return pd.DataFrame(columns=columns)
     found = [welch(nlls[first], nlls[i], simultaneous(len(others))) for i in others]
     corrected = holm([p for _, _, p in found])
@@ -107,3 +117,11 @@ def compare_configs(runs: Runs, chosen: "pd.DataFrame", baseline: str) -> "pd.Da
         row |= {"difference": row["test_nll"] - rows[0]["test_nll"], "low": low, "high": high, "p": p}
         row["verdict"] = verdict(low, high)
     return pd.DataFrame(rows, columns=columns)
+
+
+def _are_as_far(runs: Runs, judged: dict[str, dict[Any, Any]], names: list[str]) -> bool:
+    """Whether runs stand at one x, or at one step, or have all ended: a config may train longer than another, but one
+    that is still training is not yet what it will be."""
+    if judged[names[0]]["point"] not in (LAST, BEST) or len({judged[name]["step"] for name in names}) == 1:
+        return True
+    return all(runs.states[name] == "FINISHED" for name in names)

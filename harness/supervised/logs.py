@@ -59,5 +59,8 @@ class _ConsoleHandler(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = f"{record.levelname.lower()}: {record.getMessage()}"
-        self._console.print(Text(text, style="yellow"))
+        try:
+            text = f"{record.levelname.lower()}: {record.getMessage()}"
+            self._console.print(Text(text, style="yellow"))
+        except Exception:  # a closed pipe, say: no reason to stop training or its mirror
+            self.handleError(record)

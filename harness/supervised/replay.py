@@ -69,7 +69,7 @@ class Ledger:
         if run.metrics_from(gap + 1):
             logger.warning("%s: no step %d in metrics.jsonl: the rows after it are moved aside", run, gap)
             run.supersede(gap, attempt)
-        if num_lost := run.num_evaluations_lost(next_step):
+        if (num_lost := run.num_evaluations_lost(next_step)) > 0:
             logger.warning(
                 "%s: %d evaluations of metrics.jsonl are not in eval_examples.jsonl: their examples cannot be compared",
                 run,

@@ -200,7 +200,7 @@ class Mirror:
         mlflow_data.log_data(client, run.info.run_id, config)
         tags = mlflow_run.place_tags(self._run_dir) | run_tags(self._run_dir)
         mlflow_run.set_tags(client, run.info.run_id, tags | mlflow_run.parent_tags(client, run, config))
-        if mlflow_tags.ERROR in run.data.tags:  # an earlier attempt's
+        if mlflow_tags.ERROR in run.data.tags and self._run_dir.state() != "FAILED":  # an earlier attempt's
             client.delete_tag(run.info.run_id, mlflow_tags.ERROR)
         if self._run_dir.state() == "RUNNING":
             client.update_run(run.info.run_id, status="RUNNING")
@@ -273,7 +273,7 @@ def sync(run_dir: RunDir, tracking_uri: str | None = None, send: Callable[[Mirro
     state = run_dir.state()  # before the rows are read: a run that is over adds none
     mirror = Mirror(run_dir, destination(run_dir, tracking_uri))
     num_points = send(mirror)
-    if state in ("FINISHED", "FAILED", "KILLED"):
+    if state in ("FINISHED", "FAILED", "KILLED") and not run_dir.is_locked():  # resumed meanwhile: it closes its own
         mirror.close(state, run_dir.attempts()[-1].get("error"))
     return SyncResult(num_points, mirror.run_id, mirror.tracking_uri)
 
@@ -298,8 +298,10 @@ def locate(run_dir: RunDir, destination: Destination, cwd: Path) -> tuple[str, R
 def valid_cursor(run_dir: RunDir, run: Run, mirrored: Row) -> Cursor | None:
     """The cursor in mirror.json; None where it is another run's, its row was superseded, or MLflow lost points."""
     cursor = Cursor.from_row(mirrored)
-    sent = sent_row(run_dir, cursor) if cursor and mirrored["run_id"] == run.info.run_id else None
-    return None if sent is None or mlflow_run.lacks(run, sent) else cursor
+    if cursor is None or mirrored["run_id"] != run.info.run_id:
+        return None
+    sent = sent_row(run_dir, cursor)
+    return None if sent is None or mlflow_run.lacks(run, sent, cursor.num_points) else cursor
 
 
 def params(config: Row) -> dict[str, str]:

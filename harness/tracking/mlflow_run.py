@@ -138,10 +138,14 @@ def is_deleted(run: Run) -> bool:
     return run.info.lifecycle_stage == "deleted"
 
 
-def lacks(run: Run, sent: RowPoints) -> bool:
-    """Whether MLflow lost points: its last one of some key lies before that of the last row that was sent."""
+def lacks(run: Run, sent: RowPoints, num_points: int) -> bool:
+    """Whether MLflow lost points: of the keys of the last row that was sent, fewer than were sent stand there or later.
+
+    Args:
+        num_points: As many as the row had when it was sent; it can have grown.
+    """
     last = {metric.key: (metric.step, metric.timestamp) for metric in run.data.to_proto().metrics}
-    return any(last.get(key, (-1, 0)) < (sent.step, sent.ts) for key in sent.values)
+    return sum(last.get(key, (-1, 0)) >= (sent.step, sent.ts) for key in sent.values) < num_points
 
 
 def set_tags(client: MlflowClient, run_id: str, tags: Row) -> None:

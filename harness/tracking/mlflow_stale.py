@@ -88,7 +88,8 @@ def _state(run: Run) -> str | None:
             return "KILLED"
         state = run_dir.state()
     except RunDirError:
-        return None if run_dir.exists() else "KILLED"
+        is_mounted = run_dir.path.parent.is_dir()  # or a container's, which has this host's name and another disk
+        return "KILLED" if is_mounted and not run_dir.exists() else None
     except OSError:
         return None
     return {"RUNNING": None, "NEW": "KILLED"}.get(state, state)

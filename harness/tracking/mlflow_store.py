@@ -93,7 +93,7 @@ def absolute_uri(uri: str, folder: Path) -> str:
 def unless_gone(uri: str | None) -> str | None:
     """``uri``, or None where it is a database file that is not there: run directories can be moved and copied."""
     path = _sqlite_path(uri) if uri else None
-    return None if path and not path.exists() else uri
+    return None if path and not os.path.exists(path) else uri  # nor where one may not look
 
 
 def artifact_location(uri: str) -> str | None:

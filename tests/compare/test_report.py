@@ -125,7 +125,7 @@ def test_configs_are_compared_where_there_are_seeds(tmp_path):
         make_run(tmp_path / f"a{seed}", [last_row(1, nll)], examples=of_30(nll), seed=seed)
         make_run(tmp_path / f"b{seed}", [last_row(1, nll + 1)], examples=of_30(nll + 1), seed=seed, lora_rank=8)
     text = printed(load_runs(tmp_path))
-    assert "\nConfigs, by the spread between their seeds " in text
+    assert "\nConfigs, by the spread between their seeds: last evaluations " in text
     assert rows_of(text, "a0, a1") == [["a1", "2", "2.0500", "-", "-", "-", "baseline"]]
     assert rows_of(text, "b0, b1")[0][:3] == ["b1", "2", "3.0500"] and rows_of(text, "b0, b1")[0][-1] == "worse"
     words = " ".join(text.split())

@@ -22,11 +22,24 @@ def test_welch_by_hand():
 
 def test_welch_is_scipys():
     rng = np.random.default_rng(0)
-    for n, m in ((2, 2), (3, 8), (20, 5)):
+    for n, m in ((2, 2), (3, 3), (20, 20)):
         a, b = rng.normal(2, 0.1, n).tolist(), rng.normal(2.1, 0.3, m).tolist()
         theirs: Any = stats.ttest_ind(b, a, equal_var=False)
         interval = theirs.confidence_interval(0.99)
         assert welch(a, b, 0.99) == pytest.approx((interval.low, interval.high, theirs.pvalue))
+
+
+def test_samples_of_unequal_size_have_the_degrees_of_freedom_of_the_smaller():
+    low, high, _ = welch([1.0, 3.0], [4.0, 8.0, 6.0])
+    # means 2 and 6, variances 2 and 4: error √(2/2 + 4/3); Welch's own degrees of freedom would be 2.9
+    half = stats.t.ppf(0.975, 1) * math.sqrt(7 / 3)
+    assert (low, high) == (pytest.approx(4 - half), pytest.approx(4 + half))
+
+
+def test_two_seeds_and_ten_are_told_apart_no_oftener_than_is_said():
+    rng = np.random.default_rng(0)
+    found = [welch(rng.normal(size=2).tolist(), rng.normal(size=10).tolist())[2] < 0.05 for _ in range(2000)]
+    assert np.mean(found) < 0.05  # Welch's own degrees of freedom: 0.1
 
 
 def test_without_spread_there_is_no_interval():
@@ -47,17 +60,17 @@ def compared(folder, baseline, at="last"):
 
 
 def test_configs_are_compared_by_the_means_over_their_seeds(tmp_path):
-    make(tmp_path / "a", [3.0, 3.2])
+    make(tmp_path / "a", [3.0, 3.2, 3.1])
     make(tmp_path / "b", [2.0, 2.2, 2.1], lora_rank=8)
     make(tmp_path / "lonely", [1.0], lora_rank=64)
 
     first, second = compared(tmp_path, "a1").to_dict("records")
 
-    assert (first["runs"], first["num_seeds"], first["verdict"]) == ("a0, a1", 2, "baseline")
+    assert (first["runs"], first["num_seeds"], first["verdict"]) == ("a0, a1, a2", 3, "baseline")
     assert (second["runs"], second["num_seeds"], second["verdict"]) == ("b0, b1, b2", 3, "better")
     assert (first["test_nll"], second["test_nll"]) == (pytest.approx(3.1), pytest.approx(2.1))
     assert second["difference"] == pytest.approx(-1.0)
-    expected = welch([3.0, 3.2], [2.0, 2.2, 2.1])
+    expected = welch([3.0, 3.2, 3.1], [2.0, 2.2, 2.1])
     assert (second["low"], second["high"], second["p"]) == pytest.approx(expected)
 
 
@@ -69,6 +82,24 @@ def test_several_configs_are_corrected_for_each_other(tmp_path):
     low, high, p = welch([3.0, 3.2], [2.0, 2.2], 0.975)
     assert (b["low"], b["high"], b["p"]) == (pytest.approx(low), pytest.approx(high), pytest.approx(2 * p))
     assert (b["verdict"], c["verdict"]) == ("better", "not told apart")
+
+
+@pytest.mark.parametrize(("state", "num_configs"), [("FINISHED", 2), (None, 0)])
+@pytest.mark.parametrize("at", ["last", "best"])
+def test_a_config_that_has_not_ended_is_not_judged_against_one_that_has(tmp_path, state, num_configs, at):
+    make(tmp_path / "a", [3.0, 3.2])
+    for seed in (0, 1):
+        rows = [train_row(0, 4.0, 4.5), train_row(1, 4.0, 3.9 + seed / 10), last_row(2, 3.8 + seed / 10)]
+        make_run(tmp_path / f"b{seed}", rows, state=state, seed=seed, lora_rank=8)
+    assert len(compared(tmp_path, "a0", at)) == num_configs
+
+
+def test_a_fork_is_no_seed_of_the_config_that_it_went_on_with(tmp_path):
+    make(tmp_path / "a", [3.0])
+    parent = {"parent": {"run_id": "p", "path": "runs/p", "step": 500}}
+    make_run(tmp_path / "f", [train_row(0, 4.0, 4.5), last_row(1, 3.1)], seed=1, document=parent)
+    runs = load_runs(tmp_path)
+    assert [len(group) for group in same_config(runs, choose(runs, "last"))] == [1, 1]
 
 
 def test_one_run_of_a_config_compares_no_configs(tmp_path):
