@@ -105,7 +105,15 @@ for run_id in sys.argv[2:]:
             for key, value in row.items():
                 if key not in ("step", "ts") and isinstance(value, (int, float)):
                     expected.setdefault(key, []).append([row["step"], row["ts"], value])
+        totals = {key: history.pop(key)[-1][2] for key in history.keys() - expected.keys()}
         assert history == expected
+        best = min(expected["test/nll"], key=lambda point: point[2])
+        assert totals.pop("wall_seconds") == pytest.approx(sum(point[2] for point in expected["time/step"]))
+        assert totals == {
+            "total_tokens": sum(point[2] for point in expected["num_tokens"]),
+            "best_test_nll": best[2],
+            "best_step": best[0],
+        }
 
 
 def test_compare(whole, workplace):
