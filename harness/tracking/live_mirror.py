@@ -67,8 +67,8 @@ class LiveMirror:
             log.log(level, "%s: %s sync %s completes the MLflow run", self._trouble, _COMMAND, self._run_dir)
 
     def where(self) -> str | None:
-        """Experiment, name and address of the MLflow run, for the user; None where it is not (yet) complete."""
-        return None if self._trouble else self._mirror.where
+        """Experiment, name and address of the MLflow run, for the user; None until it is open, and where it ended in trouble."""
+        return None if self._finish.is_set() and self._trouble else self._mirror.where
 
     def _run(self) -> None:
         delay = self._interval
