@@ -67,7 +67,7 @@ class LiveMirror:
             log.log(level, "%s: %s sync %s completes the MLflow run", self._trouble, _COMMAND, self._run_dir)
 
     def where(self) -> str | None:
-        """Experiment, name and address of the MLflow run, for the user; None until it is open, and where it ended in trouble."""
+        """Experiment, name and address of the MLflow run, for the user; None until it is open, or after trouble."""
         return None if self._finish.is_set() and self._trouble else self._mirror.where
 
     def _run(self) -> None:
