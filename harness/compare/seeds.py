@@ -24,8 +24,8 @@ def welch(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE
     The Generalization of 'Student's' Problem When Several Different Population Variances Are Involved, Biometrika 34,
     1947). Where neither varies there is no interval (NaN), and p is 1.
 
-    Samples of unequal size have the degrees of freedom of the smaller one: where it has two or three numbers, Welch's
-    approximation tells it apart from a larger one too often.
+    Samples of two numbers, or of unequal size, have the degrees of freedom of the smaller one: where that has two or
+    three numbers, Welch's approximation tells samples apart too often.
 
     Args:
         a, b: At least two numbers each.
@@ -38,8 +38,8 @@ def welch(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE
     of_means = [float(np.var(sample, ddof=1)) / len(sample) for sample in (a, b)]
     error = math.sqrt(sum(of_means))
     freedom = sum(of_means) ** 2 / sum(v**2 / (len(s) - 1) for v, s in zip(of_means, (a, b), strict=True))
-    if len(a) != len(b):
-        freedom = min(freedom, min(len(a), len(b)) - 1)
+    if len(a) != len(b) or len(a) == 2:
+        freedom = min(len(a), len(b)) - 1  # never more than Welch's
     difference = float(np.mean(b) - np.mean(a))
     half = -float(stdtrit(freedom, (1 - confidence) / 2)) * error
     return difference - half, difference + half, 2 * float(stdtr(freedom, -abs(difference) / error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import importlib.metadata
 import platform
@@ -132,6 +133,7 @@ def _marked(config: Any, mark: str) -> set[str]:
     }
 
 
+@functools.cache
 def _versions() -> Row:
     versions = {"harness": __version__, "python": platform.python_version()}
     for library in _LIBRARIES:

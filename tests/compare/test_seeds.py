@@ -13,16 +13,16 @@ from tests.compare.made_runs import last_row, make_run, train_row
 
 
 def test_welch_by_hand():
-    low, high, p = welch([1.0, 3.0], [4.0, 8.0])
-    # means 2 and 6, variances 2 and 8: error √(2/2 + 8/2) = √5, 25 / (1 + 16) = 1.4706 degrees of freedom
-    half = stats.t.ppf(0.975, 25 / 17) * math.sqrt(5)
+    low, high, p = welch([1.0, 2.0, 3.0], [4.0, 6.0, 8.0])
+    # means 2 and 6, variances 1 and 4: error √(1/3 + 4/3) = √(5/3), (5/3)² / ((1/3)² / 2 + (4/3)² / 2) = 50/17 degrees
+    half = stats.t.ppf(0.975, 50 / 17) * math.sqrt(5 / 3)
     assert (low, high) == (pytest.approx(4 - half), pytest.approx(4 + half))
-    assert p == pytest.approx(2 * stats.t.sf(4 / math.sqrt(5), 25 / 17))
+    assert p == pytest.approx(2 * stats.t.sf(4 / math.sqrt(5 / 3), 50 / 17))
 
 
 def test_welch_is_scipys():
     rng = np.random.default_rng(0)
-    for n, m in ((2, 2), (3, 3), (20, 20)):
+    for n, m in ((3, 3), (20, 20)):
         a, b = rng.normal(2, 0.1, n).tolist(), rng.normal(2.1, 0.3, m).tolist()
         theirs: Any = stats.ttest_ind(b, a, equal_var=False)
         interval = theirs.confidence_interval(0.99)
@@ -33,6 +33,12 @@ def test_samples_of_unequal_size_have_the_degrees_of_freedom_of_the_smaller():
     low, high, _ = welch([1.0, 3.0], [4.0, 8.0, 6.0])
     # means 2 and 6, variances 2 and 4: error √(2/2 + 4/3); Welch's own degrees of freedom would be 2.9
     half = stats.t.ppf(0.975, 1) * math.sqrt(7 / 3)
+    assert (low, high) == (pytest.approx(4 - half), pytest.approx(4 + half))
+
+
+def test_two_seeds_have_one_degree_of_freedom():
+    low, high, _ = welch([1.0, 3.0], [4.0, 8.0])
+    half = stats.t.ppf(0.975, 1) * math.sqrt(2 / 2 + 8 / 2)
     assert (low, high) == (pytest.approx(4 - half), pytest.approx(4 + half))
 
 
@@ -75,11 +81,11 @@ def test_configs_are_compared_by_the_means_over_their_seeds(tmp_path):
 
 
 def test_several_configs_are_corrected_for_each_other(tmp_path):
-    make(tmp_path / "a", [3.0, 3.2])
-    make(tmp_path / "b", [2.0, 2.2], lora_rank=8)
-    make(tmp_path / "c", [3.1, 3.15], lora_rank=16)
+    make(tmp_path / "a", [3.0, 3.1, 3.2])
+    make(tmp_path / "b", [2.0, 2.1, 2.2], lora_rank=8)
+    make(tmp_path / "c", [3.1, 3.12, 3.15], lora_rank=16)
     _, b, c = compared(tmp_path, "a0").to_dict("records")
-    low, high, p = welch([3.0, 3.2], [2.0, 2.2], 0.975)
+    low, high, p = welch([3.0, 3.1, 3.2], [2.0, 2.1, 2.2], 0.975)
     assert (b["low"], b["high"], b["p"]) == (pytest.approx(low), pytest.approx(high), pytest.approx(2 * p))
     assert (b["verdict"], c["verdict"]) == ("better", "not told apart")
 
