@@ -10,6 +10,7 @@ from typing import Any
 
 import chz
 from chz.blueprint import Castable, Reference
+from chz.util import MISSING_TYPE
 
 from harness.exceptions import ConfigError
 
@@ -138,6 +139,17 @@ def _is_default(field: Any, value: Any) -> bool:
     factory = field._default_factory
     default = factory() if factory in (dict, list) else field._default
     return type(value) is type(default) and value == default  # of one type: an array has no single answer
+
+
+def defaults_of(cls: type) -> dict[str, Any]:
+    """The fields of a chz class that need not be given, with what they are then."""
+    found: dict[str, Any] = {}
+    for name, field in chz.chz_fields(cls).items():
+        if not isinstance(field._default_factory, MISSING_TYPE):
+            found[name] = field._default_factory()
+        elif not isinstance(field._default, MISSING_TYPE):
+            found[name] = field._default
+    return found
 
 
 def _with_parents(path: str) -> Iterator[str]:

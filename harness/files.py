@@ -33,9 +33,9 @@ def read_jsonl(path: Path, having: str = "", until: str = "") -> list[Row]:
     except FileNotFoundError:
         return []
     rows: list[Row] = []
-    rest = f', "{until}": '.encode()
+    wanted, rest = having.encode(), f', "{until}": '.encode()
     for number, line in enumerate(lines, start=1):
-        if having.encode() not in line and line[:1] == b"{" and line[-1:] == b"}":
+        if wanted not in line and line[:1] == b"{" and line[-1:] == b"}":
             continue
         if until and rest in line:
             line = line.partition(rest)[0] + b"}"
@@ -45,7 +45,7 @@ def read_jsonl(path: Path, having: str = "", until: str = "") -> list[Row]:
             if number == len(lines):  # torn as well: a power cut can leave zeros and a newline
                 break
             raise _not_a_row(path, number, error) from None
-        if having.encode() in line:
+        if wanted in line:
             rows.append(row)
     return rows
 

@@ -10,6 +10,7 @@ line and is only appended to. A line that a crash tore is dropped by readers and
 | checkpoints.jsonl   | a row a checkpoint, after its state is durable; later rows may mark it deleted, … |
 | eval_examples.jsonl | a row an evaluation of one test set: each example's id, summed NLL, token count  |
 | attempts.jsonl      | a row at the start and a row at the end of every attempt to train the run        |
+| tags.jsonl          | a row for each tag that was set or removed after the start: see ``run_tags``       |
 | mirror.json         | where in MLflow the run is mirrored, and how far                                 |
 | examples.txt        | a few training examples as they are trained, what carries loss between ⟦ and ⟧; once   |
 | quarantine.jsonl    | rows of the data that were set aside as bad: file and line or row, reason, text; once      |
@@ -50,6 +51,7 @@ METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints.jsonl"
 EVAL_EXAMPLES = "eval_examples.jsonl"
 ATTEMPTS = "attempts.jsonl"
+TAGS = "tags.jsonl"
 MIRROR = "mirror.json"
 QUARANTINE = "quarantine.jsonl"
 EXAMPLES = "examples.txt"

@@ -51,6 +51,13 @@ def test_what_the_user_must_mend(tmp_path):
     assert gone == f"{run_dir}: no state of checkpoint 000002: restore it, or resume from one before"
 
 
+def test_damaged_tags_are_told(tmp_path):
+    run_dir = whole(tmp_path / "run")
+    (run_dir / "tags.jsonl").write_text('nonsense\n{"ts": 1, "key": "a", "value": "b"}\n')
+    (problem,) = examine(run_dir).problems
+    assert problem.startswith(f"{run_dir}/tags.jsonl:1: not a JSON row")
+
+
 def test_its_mlflow_run_is_closed(tmp_path, uri, client):
     run_dir = whole(tmp_path / "run")
     with run_dir.lock():

@@ -10,6 +10,7 @@ from harness import config_io
 from harness.exceptions import RunDirError
 from harness.run_dir import EVAL_EXAMPLES, STEP, Row, RunDir
 from harness.run_folders import find_runs
+from harness.run_tags import tags
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,9 +144,10 @@ def _names(paths: list[Path]) -> list[str]:
 
 
 def _as_last_asked(run: RunDir) -> Row:
-    """config.json, with what the last attempt asked for otherwise: how long the run goes on."""
+    """config.json, with what was said otherwise later: by the last attempt how long the run goes on, and its tags."""
     document = run.config()
-    return document | {"config": document["config"] | run.changed_extents()} if "config" in document else document
+    changed = run.changed_extents() | {"tags": tags(run)}
+    return document | {"config": document["config"] | changed} if "config" in document else document
 
 
 def _flatten(document: Row) -> Row:

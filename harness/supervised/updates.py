@@ -23,6 +23,7 @@ from harness.supervised.datum import Scorer
 from harness.supervised.job import Job, Restored
 from harness.supervised.provenance import now_ms
 from harness.supervised.replay import Ledger, noise_of
+from harness.supervised.retention import kept
 
 _NUM_PASSES = 5  # over one batch, to measure a service's noise
 
@@ -194,13 +195,12 @@ class Updates:
 
     def delete_others(self, newest_step: int) -> None:
         """Delete the checkpoints that ``keep`` does not name, and the rolling ones before the newest."""
-        keep, best_step = self._config.keep, self._ledger.best_step
+        keep = self._config.keep
         records = [record for record in self._run.checkpoints() if record.is_usable and record.step <= newest_step]
-        lasting = [record for record in records if not record.rolling or record is records[-1]]
         num_newest = keep if isinstance(keep, int) else len(records) if keep == "all" else 1
+        staying = kept(records, num_newest, None if keep == "last" else self._ledger.best_step)
         for record in records:
-            is_best = record.step == best_step and keep != "last"
-            if not (is_best or record in lasting[-num_newest:]):
+            if record not in staying:
                 self._run.append_checkpoint(dataclasses.replace(record, deleted=True))
                 self._config.backend.remove_checkpoint(self._run.path, record.state_path)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.config_io import redact
 from harness.run_dir import RunDir
-from harness.tracking import mlflow_artifacts, mlflow_data, mlflow_models, mlflow_run, mlflow_store
+from harness.tracking import mlflow_artifacts, mlflow_data, mlflow_models, mlflow_run, mlflow_store, mlflow_tags
 from harness.tracking.mlflow_mirror import destination, locate, params, run_tags, valid_cursor
 from harness.tracking.mlflow_store import one_line_errors
 from harness.tracking.points import points
@@ -168,8 +168,9 @@ def _compare_rest(client: MlflowClient, run: Run, run_dir: RunDir, is_training: 
     yield Difference("params missing in MLflow", tuple(key for key in wanted if key not in there))
     changed = tuple(f"{k} ({there[k]!r}, not {v!r})" for k, v in wanted.items() if there.get(k, v) != v)
     yield Difference("params with another value in MLflow", changed, stays=True)
-    tags = {key: value[: mlflow_run.TAG_LENGTH] for key, value in run_tags(run_dir).items()}
-    yield Difference("tags to set in MLflow", tuple(k for k, v in tags.items() if run.data.tags.get(k) != v))
+    to_set, to_remove = mlflow_run.tag_changes(run, mlflow_tags.users_tags(run_dir) | run_tags(run_dir))
+    yield Difference("tags to set in MLflow", tuple(to_set))
+    yield Difference("tags to remove in MLflow", tuple(to_remove))
     state = run_dir.state()
     if state != "NEW" and run.info.status != state:
         yield Difference("status to set in MLflow", (f"{run.info.status}, not {state}",))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config_io import flatten, redact
-from harness.exceptions import TrackingError
+from harness.exceptions import HarnessError, TrackingError
 from harness.run_dir import MIRROR, TS, Row, RunDir
 from harness.tracking import mlflow_artifacts, mlflow_data, mlflow_models, mlflow_run, mlflow_store, mlflow_tags
 from harness.tracking.attempt_tags import attempt_tags
@@ -49,6 +49,7 @@ class Mirror:
         self._uri = ""  # with its user info
         self._document: Row = {}  # mirror.json but for the cursor
         self._cursor: Cursor | None = None
+        self._tags: dict[str, str | None] = {}  # the user's, as they were sent
         self.where: str | None = None  # the MLflow run in one line for the user, once it is open
 
     @property
@@ -156,6 +157,7 @@ class Mirror:
             self._bring_up_to_date(client, run, config)
             experiment = client.get_experiment(run.info.experiment_id)
         self._cursor = None if afresh else valid_cursor(self._run_dir, run, mirrored)
+        self._tags = {}
         place = {
             "tracking_uri": redact(self._uri),
             "experiment_id": experiment.experiment_id,
@@ -163,10 +165,7 @@ class Mirror:
         }
         self._document = (mirrored if self._cursor else {}) | place  # what is noted of a run that lost points is not so
         self._note()
-        address = self.tracking_uri.rstrip("/")
-        if address.startswith("http"):
-            address += f"/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}"
-        self.where = f'experiment "{experiment.name}", run "{run.info.run_name}" at {address}'
+        self.where = f'experiment "{experiment.name}", run "{run.info.run_name}" at {address(self._document)}'
         return client
 
     def _make(self, client: MlflowClient, links: Mapping[str, str]) -> Run:
@@ -205,9 +204,17 @@ class Mirror:
         if self._run_dir.state() == "RUNNING":
             client.update_run(run.info.run_id, status="RUNNING")
 
-    # ---- its points
+    # ---- what is added to it
+
+    def _send_tags(self, client: MlflowClient) -> None:
+        tags = mlflow_tags.users_tags(self._run_dir)
+        if tags != self._tags:
+            with one_line_errors(self._uri):
+                mlflow_run.change_tags(client, self.run_id, tags)
+            self._tags = tags
 
     def _send(self, client: MlflowClient) -> int:
+        self._send_tags(client)
         sent = 0
         noted, noted_at = self._cursor, time.monotonic()
         try:
@@ -278,6 +285,23 @@ def sync(run_dir: RunDir, tracking_uri: str | None = None, send: Callable[[Mirro
     return SyncResult(num_points, mirror.run_id, mirror.tracking_uri)
 
 
+def update(run_dirs: Iterable[RunDir]) -> list[str]:
+    """:func:`sync` those that are in MLflow already, and are not being trained: their own mirror follows the files.
+
+    Returns:
+        What went wrong, each once: a dead server fails every run alike.
+    """
+    failures: dict[str, None] = {}
+    for run_dir in run_dirs:
+        try:
+            uri, mirrored = locate(run_dir, destination(run_dir), Path.cwd())
+            if mirrored and mlflow_store.unless_gone(uri) and not run_dir.is_locked():
+                sync(run_dir)
+        except HarnessError as error:
+            failures[str(error)] = None
+    return list(failures)
+
+
 def destination(run_dir: RunDir, tracking_uri: str | None = None) -> Destination:
     """Where a run that is not being started goes: ``tracking_uri``, else where it was mirrored before, else where its
     config or the environment says."""
@@ -293,6 +317,13 @@ def locate(run_dir: RunDir, destination: Destination, cwd: Path) -> tuple[str, R
     with one_line_errors(uri):
         uri = mlflow_store.absolute_uri(uri, cwd)
     return uri, mirrored if before == redact(uri) else {}
+
+
+def address(mirrored: Row) -> str:
+    """Where a browser finds the run that mirror.json names; its store, where that is no server."""
+    uri = mirrored["tracking_uri"].rstrip("/")
+    page = f"/#/experiments/{mirrored.get('experiment_id')}/runs/{mirrored['run_id']}"
+    return uri + page if uri.startswith("http") else uri
 
 
 def valid_cursor(run_dir: RunDir, run: Run, mirrored: Row) -> Cursor | None:

@@ -156,6 +156,21 @@ def set_tags(client: MlflowClient, run_id: str, tags: Row) -> None:
         client.log_batch(run_id, tags=entities[i : i + TAGS_PER_CALL], synchronous=True)
 
 
+def tag_changes(run: Run, wanted: Mapping[str, str | None]) -> tuple[dict[str, str], list[str]]:
+    """The tags to set in ``run``, and those to remove: they are ``wanted`` to be None."""
+    there = run.data.tags
+    to_set = {key: value for key, value in wanted.items() if value is not None and there.get(key) != value[:TAG_LENGTH]}
+    return to_set, [key for key, value in wanted.items() if value is None and key in there]
+
+
+def change_tags(client: MlflowClient, run_id: str, wanted: Mapping[str, str | None]) -> None:
+    """Set and remove tags, so that they are as ``wanted``; None is of one that is not to be there."""
+    to_set, to_remove = tag_changes(client.get_run(run_id), wanted)
+    set_tags(client, run_id, to_set)
+    for key in to_remove:
+        client.delete_tag(run_id, key)
+
+
 def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
     from mlflow import MlflowException
 

@@ -6,12 +6,15 @@ import shlex
 
 from harness.config_io import redact_argv
 from harness.run_dir import Row, RunDir
+from harness.run_tags import changed_tags
 from harness.tracking.mlflow_data import test_sets, train_set
+from harness.tracking.points import clean_key
 
 RUN_ID = "harness.run_id"  # config.json's run_id: finds a run directory's MLflow run again
 ERROR = "harness.error"  # only where the last attempt failed
 LOG_PATH = "harness.log_path"  # the run directory
 PARENT = "harness.parent"  # of a fork: its parent's run_id
+_NOT_A_USERS = ("harness.", "mlflow.")  # what names of tags begin with that the mirror and MLflow set
 _LIBRARIES = ("torch", "transformers")
 
 
@@ -43,6 +46,17 @@ def fixed_tags(run_dir: RunDir, document: Row, note: str) -> dict[str, str]:
         **{f"harness.version.{library}": versions.get(library) for library in _LIBRARIES},
     }
     return {key: value for key, value in tags.items() if value}
+
+
+def is_a_users(key: str) -> bool:
+    """Whether a user may set a tag of this name."""
+    return not clean_key(key).startswith(_NOT_A_USERS)
+
+
+def users_tags(run_dir: RunDir) -> dict[str, str | None]:
+    """What the user said of tags after the run was started, None of one that was removed. Those of the config are
+    ``fixed_tags``' like: a user may edit them in MLflow."""
+    return {clean_key(key): value for key, value in changed_tags(run_dir).items() if is_a_users(key)}
 
 
 def description(run_dir: RunDir, document: Row) -> str:

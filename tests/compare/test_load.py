@@ -8,6 +8,7 @@ import pytest
 from harness.compare import load_runs
 from harness.exceptions import RunDirError
 from harness.run_dir import METRICS, STEP, TRAIN_NLL
+from harness.run_tags import change_tags
 from tests.compare.made_runs import last_row, make_run, scored, train_row
 
 
@@ -66,6 +67,14 @@ def test_what_the_evaluation_was_made_on_counts_not_what_the_config_promised(tmp
     run = make_run(tmp_path / "a", [train_row(0, 1.0, 1.0)], test={"": "aa"}, evaluated=False)
     run.append_eval_examples([{"step": 0, "set": "", "fingerprint": "bb", "ids": [], "nll": []}])
     assert load_runs(tmp_path).test_sets["fingerprint"].tolist() == ["bb"]
+
+
+def test_tags_that_were_changed_later_are_those_of_the_run(tmp_path):
+    run = make_run(tmp_path / "a", [], tags={"team": "x", "kind": "y"})
+    change_tags(run, {"team": None, "new": "z"}, 1)
+    configs = load_runs(tmp_path).configs
+    assert configs.loc["a", ["tags.kind", "tags.new"]].tolist() == ["y", "z"]
+    assert "tags.team" not in configs.columns
 
 
 def test_states_of_runs_that_train_died_failed_or_never_began(tmp_path):

@@ -1,10 +1,12 @@
 import pytest
 
 from harness.run_dir import RunDir
+from harness.run_tags import change_tags
+from harness.tracking.mlflow_check import check
 from harness.tracking.mlflow_mirror import sync
 from harness.tracking.mlflow_rebuild import rebuild
-from harness.tracking.mlflow_tags import description, exactness, fixed_tags
-from tests.tracking.conftest import T0, history, row, start_run
+from harness.tracking.mlflow_tags import description, exactness, fixed_tags, is_a_users, users_tags
+from tests.tracking.conftest import T0, end_attempt, history, mirror_to, row, start_run
 
 
 def start(attempt: int) -> dict:
@@ -99,6 +101,65 @@ def test_the_description(tmp_path):
         f"- Run directory: `{tmp_path / 'run'}`",
         "- Forked from `runs/parent` at step 20",
     ]
+
+
+# ---- a user's, set after the start
+
+
+def test_they_follow_while_the_run_is_trained_and_by_sync(tmp_path, uri, client):
+    run_dir = start_run(tmp_path / "run", tags={"team": "x", "a:b": "1"})
+    run_dir.append_metrics(row(0, 4.0))
+    change_tags(run_dir, {"early": "yes"}, 1)
+    mirror = mirror_to(run_dir, uri)
+    mirror.send()
+
+    def there():
+        found = client.get_run(mirror.run_id).data.tags
+        return {key: found.get(key) for key in ("team", "a_b", "early", "kind")}
+
+    assert there() == {"team": "x", "a_b": "1", "early": "yes", "kind": None}
+    change_tags(run_dir, {"team": None, "kind": "k" * 9000, "a:b": "2", "early": None}, 2)
+    mirror.send()
+    assert there() == {"team": None, "a_b": "2", "early": None, "kind": "k" * 8000}
+
+    client.delete_tag(mirror.run_id, "kind")
+    client.set_tag(mirror.run_id, "team", "by hand")
+    client.set_tag(mirror.run_id, "mine", "stays")
+    assert [str(d) for d in check(run_dir).differences if "tags" in d.what] == [
+        "tags to set in MLflow: 1 (kind)",
+        "tags to remove in MLflow: 1 (team)",
+    ]
+    sync(run_dir)
+    assert there() == {"team": None, "a_b": "2", "early": None, "kind": "k" * 8000}
+    assert client.get_run(mirror.run_id).data.tags["mine"] == "stays"
+    assert not [d for d in check(run_dir).differences if "tags" in d.what]
+
+
+def test_a_tag_of_the_config_that_was_edited_in_mlflow_stays_so(tmp_path, uri, client):
+    run_dir = start_run(tmp_path / "run", tags={"team": "x", "kind": "y"})
+    run_id = sync(run_dir, uri).run_id
+    client.set_tag(run_id, "team", "by hand")
+    change_tags(run_dir, {"kind": "z"}, 1)
+    sync(run_dir)
+    tags = client.get_run(run_id).data.tags
+    assert (tags["team"], tags["kind"]) == ("by hand", "z")
+
+
+def test_another_mlflow_run_in_the_place_of_one_has_them_too(tmp_path, uri, client):
+    run_dir = start_run(tmp_path / "run", tags={"team": "x"})
+    end_attempt(run_dir, 1)
+    change_tags(run_dir, {"team": None, "kind": "y"}, 1)
+    client.delete_run(sync(run_dir, uri).run_id)
+    tags = client.get_run(rebuild(run_dir)[0].run_id).data.tags
+    assert ("team" in tags, tags["kind"]) == (False, "y")
+
+
+@pytest.mark.parametrize("key", ["harness.run_id", "mlflow.source.name", "/harness.x", "harness.mine"])
+def test_names_that_are_not_a_users(tmp_path, key):
+    assert not is_a_users(key)
+    run_dir = start_run(tmp_path / "run")
+    change_tags(run_dir, {key: "1", "harness": "1", "mlflow_x": "1"}, 1)  # by hand, say
+    assert users_tags(run_dir) == {"harness": "1", "mlflow_x": "1"}
 
 
 # ---- parents

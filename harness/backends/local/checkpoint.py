@@ -17,7 +17,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from harness import run_dir
@@ -29,6 +29,8 @@ ADAPTER = "adapter_model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 MANIFEST = "manifest.json"
 NAME = r"\w[\w.-]*"  # what a checkpoint may be called
+_FILES = {ADAPTER_CONFIG, ADAPTER, OPTIMIZER, MANIFEST}
+_LEFT = re.compile(r"(?P<whole>[0-9]{6,})|\.(?P<name>[0-9]{6,})\.(?P<end>tmp|old)")
 _FORMAT = 1
 
 
@@ -160,6 +162,32 @@ def clean(run_path: Path) -> None:
         match = re.fullmatch(rf"\.({NAME})\.(tmp|old)", leftover.name)
         if match and leftover.is_dir():
             _settle(leftover.with_name(match[1]))
+
+
+def leftovers(run_path: Path, logged: Collection[str]) -> list[Path]:
+    """Folders of ``checkpoints/`` that a killed process left and nothing needs: those half written or half deleted, and
+    whole ones of the trainer's names that are not ``logged``. Nobody may be writing there.
+
+    Only folders that hold what is written here, and nothing else; what a link leads to is not looked at.
+    """
+    found = []
+    for folder in sorted((run_path / run_dir.CHECKPOINTS_DIR).glob("*")):
+        match = _LEFT.fullmatch(folder.name)
+        if not match or not _is_ours(folder):
+            continue
+        if match["whole"]:
+            is_left = folder.name not in logged and (folder / MANIFEST).exists()
+        else:  # an old one whose new one is missing is taken back by the next attempt
+            is_left = match["end"] == "tmp" or folder.with_name(match["name"]).is_dir()
+        if is_left:
+            found.append(folder)
+    return found
+
+
+def _is_ours(folder: Path) -> bool:
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return all(file.name in _FILES and file.is_file() and not file.is_symlink() for file in folder.iterdir())
 
 
 def _settle(folder: Path) -> None:

@@ -1,0 +1,58 @@
+"""``python -m harness prune``: remove checkpoints of past runs."""
+
+import contextlib
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--keep",
+    "text",
+    required=True,
+    metavar="WORDS",
+    help="What stays, with commas between: best (lowest test NLL), last (the newest), final (after the last update), "
+    "or a number (as many of the newest).",
+)
+@click.option("--yes", is_flag=True, help="Remove what is listed.")
+def command(runs: tuple[Path, ...], text: str, yes: bool) -> None:
+    """List the checkpoints of RUN... that would go; with --yes, remove them here and in MLflow.
+
+    RUN is a run directory or a folder of them. A run that is being trained is left alone, and one that is not finished
+    keeps the state that it is resumed from. Metrics and all other files stay.
+    """
+    from harness.disk_usage import in_words
+    from harness.exceptions import HarnessError, RunDirError
+    from harness.pruning import Keep, carry_out, plan
+    from harness.run_folders import find_runs
+    from harness.tracking.mlflow_mirror import update
+
+    keep = Keep.of(text)
+    failures: list[str] = []
+    plans = []
+    for run in find_runs(list(runs)):
+        if run.is_locked():
+            click.echo(f"{run}: being trained: left as it is")
+            continue
+        try:
+            with run.lock() if yes else contextlib.nullcontext():
+                found = plan(run, keep)
+                click.echo("\n".join(found.lines()))
+                if yes:
+                    carry_out(found)
+        except HarnessError as error:  # the others may well succeed
+            failures.append(str(error))
+            continue
+        if found.removals:
+            plans.append(found)
+    num, size = sum(len(found.removals) for found in plans), in_words(sum(found.size for found in plans))
+    if yes:
+        click.echo(f"removed {num}, {size}")
+        for trouble in update(found.run for found in plans):
+            click.echo(f"warning: {trouble}: python -m harness sync {' '.join(map(str, runs))} tells MLflow", err=True)
+    else:
+        click.echo(f"{num} to remove, {size}{': add --yes to do it' if num else ''}")
+    if failures:
+        raise RunDirError("; ".join(failures))

@@ -1,0 +1,223 @@
+"""Checkpoints of past runs removed to save room: what goes is listed first, and the same is removed.
+
+A run keeps what it is asked to keep, and while it is unfinished the newest state that it can be resumed from. Besides
+checkpoints, only what a killed process left of them is removed; never another file, and nothing that a link leads to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness import cli
+from harness.backends.base import Backend
+from harness.backends.local import checkpoint
+from harness.config_io import from_json
+from harness.disk_usage import in_words, size_of
+from harness.exceptions import CheckpointDamagedError, ConfigError, RunDirError
+from harness.run_dir import CHECKPOINTS_DIR, CheckpointRecord, RunDir
+from harness.supervised.retention import kept
+
+BEST, LAST, FINAL = "best", "last", "final"
+
+
+@dataclasses.dataclass(frozen=True)
+class Keep:
+    """What stays of each run.
+
+    Attributes:
+        best: The checkpoint with the lowest test NLL of those that are there, on the first test set.
+        final: The one after the run's last update.
+        num_newest: As many of the newest.
+    """
+
+    best: bool
+    final: bool
+    num_newest: int
+
+    @classmethod
+    def of(cls, text: str) -> Keep:
+        """``best,final``: words with commas between them: best, last, final, or a number, of the newest.
+
+        Raises:
+            ConfigError: for another word.
+        """
+        words = [word.strip() for word in text.split(",")]
+        for word in words:
+            if word not in (BEST, LAST, FINAL) and not (word.isdecimal() and int(word)):
+                raise ConfigError(f"--keep {text}: {word!r} is none of best, last, final, or how many of the newest")
+        numbers = [int(word) for word in words if word.isdecimal()]
+        return cls(BEST in words, FINAL in words, max([*numbers, int(LAST in words)]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Removal:
+    """A folder that goes.
+
+    Attributes:
+        about: What it is, for people.
+        record: The checkpoint whose state it is; None for a leftover.
+    """
+
+    path: Path
+    size: int
+    about: str
+    record: CheckpointRecord | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path.name}  {self.about}  {in_words(self.size)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What goes of a run, and what stays.
+
+    Attributes:
+        stays: The name of each checkpoint that stays, with why.
+        refused: What would go and cannot, each in a line.
+    """
+
+    run: RunDir
+    backend: Backend
+    stays: dict[str, str]
+    removals: list[Removal]
+    refused: list[str]
+
+    @property
+    def size(self) -> int:
+        return sum(removal.size for removal in self.removals)
+
+    def lines(self) -> list[str]:
+        there = ", ".join(f"{name} ({why})" for name, why in self.stays.items())
+        head = f"{self.run}: keeps {there or 'no checkpoint'}{'' if self.removals else '; nothing to remove'}"
+        return [head, *(f"  {removal}" for removal in self.removals), *(f"  {line}" for line in self.refused)]
+
+
+def plan(run: RunDir, keep: Keep) -> Plan:
+    """What of ``run`` goes. Nobody may be training it.
+
+    Raises:
+        RunDirError: where its files cannot be read.
+        ConfigError: where its backend cannot be made again.
+        BackendError: for a checkpoint that a later version of the harness wrote.
+    """
+    backend = _backend(run)
+    records = run.checkpoints()
+    usable = [record for record in records if record.is_usable]
+    nlls = run.test_nlls()
+    stays = _stays(run, backend, usable, keep, nlls)
+    removals: list[Removal] = []
+    refused: list[str] = []
+    needed = {record.state_path for record in records if record.name in stays}
+    for record in records if stays or not usable else []:
+        if record.state_path in needed:
+            continue
+        path = run / record.state_path
+        if "://" in record.state_path:
+            if not record.deleted:
+                refused.append(f"{record.name}  {record.state_path} lies with the service: cannot be deleted here")
+        elif not _is_within(run, path):
+            if path.exists() and not record.deleted:
+                refused.append(f"{record.name}  {path} lies outside of {run / CHECKPOINTS_DIR}: left as it is")
+        elif path.exists() or record.is_usable:
+            removals.append(Removal(path, size_of(path), _about(record, nlls.get(record.step)), record))
+    if usable and not stays:
+        refused.append(f"none of its {len(usable)} checkpoints is one to keep: all left as they are")
+    return Plan(run, backend, stays, [*_leftovers(run, records), *removals], refused)
+
+
+def carry_out(plan: Plan) -> None:
+    """Remove what is planned. The caller holds the run's lock, and planned while it did.
+
+    As the trainer does it, a record is marked deleted before its state goes: where a crash comes between, the state is
+    a leftover that the next call lists.
+
+    Raises:
+        RunDirError: where something cannot be removed or written.
+    """
+    run = plan.run
+    for removal in plan.removals:
+        record = removal.record
+        try:
+            if record is None:
+                _remove_leftover(run, removal.path)
+                continue
+            if not record.deleted:
+                run.append_checkpoint(dataclasses.replace(record, deleted=True))
+            plan.backend.remove_checkpoint(run.path, record.state_path)
+        except OSError as error:
+            raise RunDirError(
+                f"{removal.path}: cannot be removed ({error.strerror}): mend it, then prune again"
+            ) from error
+
+
+def _backend(run: RunDir) -> Backend:
+    cli.import_from_here()  # it may be the user's
+    backend = from_json(run.config().get("config", {}).get("backend"))
+    if not isinstance(backend, Backend):
+        raise RunDirError(f"{run}: its config.json names no backend: nothing can be removed")
+    return backend
+
+
+def _stays(
+    run: RunDir, backend: Backend, usable: Sequence[CheckpointRecord], keep: Keep, nlls: dict[int, float]
+) -> dict[str, str]:
+    """The names of the checkpoints that stay, oldest first, with why."""
+    tested = {record.step: nlls[record.step] for record in usable if record.step in nlls}
+    best_step = min(tested, key=tested.__getitem__, default=None) if keep.best else None
+    staying = {record.name for record in kept(usable, keep.num_newest, best_step)}
+    needed = None if run.is_finished() else _resumed_from(run, backend, usable)
+
+    def why(record: CheckpointRecord) -> Iterator[str]:
+        if record.name in staying:
+            yield BEST if record.step == best_step else "newest"
+        if record.final and keep.final:
+            yield FINAL
+        if record is needed:
+            yield "needed to resume"
+
+    reasons = {record.name: ", ".join(why(record)) for record in usable}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _resumed_from(run: RunDir, backend: Backend, usable: Sequence[CheckpointRecord]) -> CheckpointRecord | None:
+    """The checkpoint that the next attempt begins at, as the trainer finds it."""
+    num_recorded = run.num_steps_recorded()
+    for record in reversed(usable):
+        try:
+            if record.step <= num_recorded:
+                backend.state_digest(run.path, record.state_path)
+                return record
+        except CheckpointDamagedError:
+            continue
+    return None
+
+
+def _about(record: CheckpointRecord, nll: float | None) -> str:
+    if record.deleted:
+        return "deleted before, but still there"
+    tested = "" if nll is None else f", test NLL {nll:.4f}"
+    return f"step {record.step}{tested}{', superseded' if record.superseded else ''}"
+
+
+def _leftovers(run: RunDir, records: Sequence[CheckpointRecord]) -> list[Removal]:
+    logged = {Path(record.state_path).name for record in records}
+    return [
+        Removal(path, size_of(path), "half written" if path.name.startswith(".") else "never logged")
+        for path in checkpoint.leftovers(run.path, logged)
+        if _is_within(run, path)
+    ]
+
+
+def _remove_leftover(run: RunDir, path: Path) -> None:
+    if path.name.startswith("."):
+        shutil.rmtree(path)
+    else:
+        checkpoint.remove(run.path, str(path.relative_to(run.path)))
+
+
+def _is_within(run: RunDir, path: Path) -> bool:
+    """Whether ``path`` is a folder of the run's own ``checkpoints``, and no link leads elsewhere on the way."""
+    return not path.is_symlink() and path.resolve().parent == run.path.resolve() / CHECKPOINTS_DIR
