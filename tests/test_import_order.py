@@ -46,6 +46,11 @@ COMPARE_MAY = {
     "harness.exceptions",
     "harness.config_io",
     "harness.plot",
+    "harness.backends.base",
+    "harness.renderers.messages",
+    "harness.supervised.jsonl",
+    "harness.supervised.mapping",
+    "harness.supervised.conversation_files",
     "harness.compare",
 }
 HEAVY = {  # and the only places that may import it, at whatever depth

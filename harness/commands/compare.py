@@ -24,6 +24,7 @@ import click
     metavar="AXIS",
     help="What x counts: step, tokens, loss-tokens, epoch, fraction (of training), time (seconds).",
 )
+@click.option("--explain", "explained", is_flag=True, help="Say where they parted: in training, by slice, by example.")
 @click.option("--fail-if", type=click.Choice(["worse"]), help="Exit code 1 where a run is worse than the baseline.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Draw the curves: .png, .svg or .pdf.")
 @click.pass_context
@@ -34,6 +35,7 @@ def command(
     baseline: str | None,
     at: str,
     x: str,
+    explained: bool,
     fail_if: str | None,
     out: Path | None,
 ) -> None:
@@ -44,13 +46,17 @@ def command(
     """
     from rich.console import Console
 
-    from harness.compare import judge, load_runs, plot, print_report
+    from harness.compare import explain, judge, load_runs, plot, print_explanation, print_report
 
     runs = load_runs(sources)
     judgement = judge(runs, baseline, at, x, on)
+    explanation = explain(runs, judgement, on) if explained else None
     if out is not None:
         plot(runs, out, on)
-    print_report(runs, Console(), on, judgement)
+    console = Console()
+    print_report(runs, console, on, judgement)
+    if explanation is not None:
+        print_explanation(explanation, console)
     if out is not None:
         click.echo(f"\nwrote {out}")
     if fail_if and judgement.worse():

@@ -7,17 +7,7 @@ from typing import TYPE_CHECKING, Any
 from harness import config_io
 from harness.compare.align import LAST, choose, evaluations, find_point
 from harness.compare.load import RUN, Evaluation, Runs
-from harness.compare.paired import (
-    BETTER,
-    CONFIDENCE,
-    MIN_CLUSTERS,
-    NO_VERDICT,
-    NOT_TOLD_APART,
-    WORSE,
-    Comparison,
-    compare_examples,
-    verdict,
-)
+from harness.compare.paired import MIN_CLUSTERS, NO_VERDICT, WORSE, Comparison, compare_examples, verdict
 from harness.compare.seeds import compare_configs
 from harness.exceptions import ConfigError
 from harness.run_dir import STEP, TRAIN_NLL, test_key
@@ -108,13 +98,23 @@ def find_baseline(runs: Runs, named: str | None) -> str:
     Raises:
         ConfigError: where none of ``runs`` is meant.
     """
-    if named is None:
-        return next(iter(runs.states))
+    return next(iter(runs.states)) if named is None else find_run(runs, named, "--baseline")
+
+
+def find_run(runs: Runs, named: str, option: str) -> str:
+    """The run of that name, or at that path.
+
+    Args:
+        option: Where another can be named, should none of ``runs`` be meant.
+
+    Raises:
+        ConfigError: where none is meant.
+    """
     by_path = {os.path.abspath(run.path): name for name, run in runs.directories.items()}
     found = named if named in runs.states else by_path.get(os.path.abspath(os.path.expanduser(named)))
     if found is not None:
         return found
-    raise ConfigError(f'no run "{named}" among those compared: choose one with --baseline: {", ".join(runs.states)}')
+    raise ConfigError(f'no run "{named}" among those compared: choose one with {option}: {", ".join(runs.states)}')
 
 
 def against(runs: Runs, chosen: "pd.DataFrame", baseline: str, on: str = "") -> "pd.DataFrame":
@@ -160,9 +160,7 @@ def against(runs: Runs, chosen: "pd.DataFrame", baseline: str, on: str = "") -> 
         found = compare_examples(differences, base.num_loss_tokens, base.ids)
         for run, comparison in zip(comparable, found, strict=True):
             few = f"{comparison.num_examples} of the {MIN_CLUSTERS} examples that a verdict takes"
-            words = verdict(comparison.low, comparison.high)
-            if words in (BETTER, WORSE) and comparison.p > 1 - CONFIDENCE:  # no resample lies so far out
-                words = NOT_TOLD_APART
+            words = verdict(comparison.low, comparison.high, comparison.p)
             rows[run] |= comparison._asdict() | {
                 "verdict": words,
                 "reason": f"{few}: test on more" if words == NO_VERDICT else "",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 RUN = "run"  # the column, or index, that holds a run's name
 
+TEST_CONTENTS = "test_contents"  # of config.json's data: fingerprints of what test sets say, before it was rendered
+
 # What config.json records beside the config and can explain a difference between two runs.
 _RECORDED = ("versions", "numerics", "git_commit", "parent")
 
@@ -49,8 +51,9 @@ class Runs:
         metrics: A row a run and step, sorted by step within each run: ``run``, ``step``, and every metric key of any
             of the runs; NaN where a row has none.
         configs: A row a run, indexed by ``run``: every config path of any of the runs (``learning_rate``,
-            ``dataset_builder.common_config.batch_size``), then ``versions.*``, ``numerics.*``, ``git_commit`` and the
-            fingerprint ``data.train``. None where a run has no such path: everywhere, where it has no config.json.
+            ``dataset_builder.common_config.batch_size``), then ``versions.*``, ``numerics.*``, ``git_commit`` and
+            ``data.*``: fingerprints and counts. None where a run has no such path: everywhere, where it has no
+            config.json.
         test_sets: A row a run, ``set`` ("" for the unnamed one) and ``fingerprint`` that it was evaluated on.
         states: RUNNING, FINISHED, FAILED, KILLED or NEW, by run.
         directories: The run directory, by run.
@@ -154,8 +157,22 @@ def _flatten(document: Row) -> Row:
     if not document:
         return {}
     recorded = {key: document[key] for key in _RECORDED if key in document}
-    data = {"data": {"train": document["data"]["train"]}} if "data" in document else {}
-    return config_io.flatten(document["config"] | recorded | data)
+    return config_io.flatten(document["config"] | recorded) | _of_data(document.get("data", {}))
+
+
+def data_path(key: str, test_set: str) -> str:
+    """The config path of what is known of a test set."""
+    return f"data.{key}.{test_set}" if test_set else f"data.{key}"
+
+
+def _of_data(data: Row) -> Row:
+    """What config.json says of the data, by path. Fingerprints of test sets are left to ``Runs.test_sets``: they depend
+    on the tokenizer, those of their contents do not."""
+    counts = data.get("num_examples", {"test": {}})
+    known = {"data.train": data.get("train"), "data.num_examples.train": counts.get("train")}
+    known |= {data_path("num_examples.test", name): count for name, count in counts["test"].items()}
+    known |= {data_path(TEST_CONTENTS, name): found for name, found in data.get(TEST_CONTENTS, {}).items()}
+    return {path: value for path, value in known.items() if value is not None}
 
 
 def _test_sets(run: RunDir, document: Row) -> list[tuple[str, str]]:

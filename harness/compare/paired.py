@@ -177,8 +177,15 @@ def simultaneous(num_comparisons: int, confidence: float = CONFIDENCE) -> float:
     return 1 - (1 - confidence) / max(1, num_comparisons)
 
 
-def verdict(low: float, high: float) -> str:
-    """What the interval of a run's loss minus the baseline's says of the run; none where it is NaN."""
+def verdict(low: float, high: float, p: float = 0.0) -> str:
+    """What the interval of a run's loss minus the baseline's says of the run; none where it is NaN.
+
+    Args:
+        p: Where it comes from resamples: with many models or slices, none of these lies as far out as the interval
+            wants to end, and what ends too early shows nothing.
+    """
     if math.isnan(low):
         return NO_VERDICT
+    if p > 1 - CONFIDENCE:
+        return NOT_TOLD_APART
     return BETTER if high < 0 else WORSE if low > 0 else NOT_TOLD_APART

@@ -197,7 +197,7 @@ def _print_differences(runs: Runs, console: "Console") -> None:
     for path, values in differences.to_dict("index").items():
         by_value: dict[str, list[str]] = {}
         for run, value in values.items():
-            by_value.setdefault(str(value), []).append(str(run))
+            by_value.setdefault("-" if value is None else str(value), []).append(str(run))
         for i, (value, names) in enumerate(by_value.items()):
             _add_row(table, "" if i else str(path), value, ", ".join(names))
     console.print()

@@ -4,7 +4,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from harness import config_io
-from harness.compare.load import RUN, Runs
+from harness.compare.load import RUN, Runs, data_path
 from harness.exceptions import ConfigError
 from harness.run_dir import NUM_LOSS_TOKENS, NUM_TOKENS, STEP, TRAIN_NLL, test_key
 
@@ -12,7 +12,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Names, places and remarks: two runs that differ in nothing else are the same run.
-NEVER_A_DIFFERENCE = ("log_path", "run_name", "tags", "note", "tracking_uri")
+NEVER_A_DIFFERENCE = (
+    "log_path",
+    "run_name",
+    "tags",
+    "note",
+    "mirror",
+    "tracking_uri",
+    "experiment",
+    "system_metrics",
+)
+# What stands beside the config, in the order in which differences are listed after those of the config itself.
+_BESIDE = ("data", "git_commit", "versions", "numerics")
 
 
 def summarise(runs: Runs, on: str = "") -> "pd.DataFrame":
@@ -84,16 +95,27 @@ def _last(rows: "pd.DataFrame", column: str) -> float:
 
 
 def config_differences(runs: Runs) -> "pd.DataFrame":
-    """The paths at which the runs' configs differ: a row a path, a column a run; None where a run has no such path.
+    """The paths at which the runs' configs differ: a row a path, a column a run; None where a run has no such path, or
+    None there.
 
-    Library versions, numerics, git commit and training data stand under ``versions.*``, ``numerics.*``, ``git_commit``
-    and ``data.train``. A run without config.json has no column.
+    First what was set (a replaced builder at its own path, then its fields), then ``data.*`` (fingerprints, numbers of
+    examples), then the code (``git_commit``, ``versions.*``) and the machine (``numerics.*``). A run without
+    config.json has no column. A test set that a run was not evaluated on is no difference.
     """
+    import pandas as pd
+
     configs = runs.configs.dropna(how="all")
     flat = [configs.loc[run].to_dict() for run in configs.index]
     differing = {path for other in flat[1:] for path in config_io.differences(flat[0], other)}
     paths = [p for p in configs.columns if p in differing and p.split(".")[0] not in NEVER_A_DIFFERENCE]
-    return configs[paths].T.rename_axis(index="path")
+    rows = {path: configs[path].tolist() for path in paths}
+    for name in dict.fromkeys(runs.test_sets["set"]):
+        found = fingerprints(runs, name)
+        if len({found[run] for run in configs.index if run in found}) > 1:
+            rows[data_path("test", name)] = [found.get(run) for run in configs.index]
+    order = sorted(rows, key=lambda path: _BESIDE.index(first) if (first := path.split(".")[0]) in _BESIDE else -1)
+    frame = pd.DataFrame([rows[path] for path in order], index=order, columns=configs.index, dtype=object)
+    return frame.rename_axis(index="path", columns=RUN)
 
 
 def test_nll_key(runs: Runs, on: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness.exceptions import DataError, RendererError
@@ -77,10 +77,9 @@ def read_conversations(
 
 def split_by_content(rows: list[Row], test_size: int, seed: int) -> tuple[list[Row], list[Row]]:
     """(train, test): test are the ``test_size`` conversations of the smallest seeded hash, and all copies of them."""
-    hashes = [hashlib.sha256(b"%d:" % seed + canonical(row["messages"])).digest() for row in rows]
-    bound = sorted(hashes)[test_size - 1]
-    train = [row for row, hashed in zip(rows, hashes, strict=True) if hashed > bound]
-    test = [row for row, hashed in zip(rows, hashes, strict=True) if hashed <= bound]
+    held_out = are_held_out(rows, test_size, seed)
+    train = [row for row, is_held_out in zip(rows, held_out, strict=True) if not is_held_out]
+    test = [row for row, is_held_out in zip(rows, held_out, strict=True) if is_held_out]
     if len(test) > test_size:
         logger.warning("%d copies of test conversations went to the test set too", len(test) - test_size)
     if not train:
@@ -88,6 +87,13 @@ def split_by_content(rows: list[Row], test_size: int, seed: int) -> tuple[list[R
             f"test_size={test_size}: the others are copies of the conversations held out: add some to train on"
         )
     return train, test
+
+
+def are_held_out(rows: Sequence[Row], test_size: int, seed: int) -> list[bool]:
+    """Of each conversation, whether it goes to the test set: see :func:`split_by_content`."""
+    hashes = [hashlib.sha256(b"%d:" % seed + canonical(row["messages"])).digest() for row in rows]
+    bound = sorted(hashes)[test_size - 1]
+    return [hashed <= bound for hashed in hashes]
 
 
 def _conversation(row: Row, where: str) -> Row:

@@ -129,6 +129,7 @@ def prepare(run: RunDir, config: Config, console: Console, recipe: str | None) -
             "train": counted.num_examples,
             "test": {e.name: len(e.data) for e in evaluators},
         }
+        data["test_contents"] = {e.name: e.dataset.fingerprint() for e in evaluators}  # before they were rendered
     return Job(
         batches=batches,
         evaluators=evaluators,

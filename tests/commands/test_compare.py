@@ -1,7 +1,10 @@
+import json
+
 import pytest
 from click.testing import CliRunner
 
 from harness.__main__ import main
+from harness.supervised.mapping import fingerprint
 from tests.commands.test_main import run_harness
 from tests.compare.made_runs import last_row, make_run, scored, train_row
 
@@ -85,6 +88,30 @@ def test_a_run_that_cannot_be_judged_is_a_mistake_where_worse_should_fail(judged
         "error: no verdict on d: tested on other data (dead, the baseline on feed): evaluate them on the same data\n"
     )
     assert "NLL in nats per token" in result.stdout  # what there is to see is shown first
+
+
+def test_it_explains_where_that_is_asked_for(tmp_path, monkeypatch):
+    messages = [{"role": "user", "content": "what of the sea"}, {"role": "assistant", "content": "wide"}]
+    (tmp_path / "d.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    data = {"train": "beef", "test": {"": "feed"}, "test_contents": {"": fingerprint([messages])}}
+    for name, nll in (("a", 2.0), ("b", 1.9)):
+        make_run(
+            tmp_path / name,
+            [train_row(0, 4.0), last_row(1, nll)],
+            examples=scored([nll], [1]),
+            document={"data": data},
+            dataset_builder__test_file_path=str(tmp_path / "d.jsonl"),
+        )
+    monkeypatch.chdir(tmp_path)
+    assert "Training, beside" not in compare("a", "b").stdout
+    done, imported = run_harness("compare", tmp_path / "a", tmp_path / "b", "--explain")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\nTraining, beside a" in done.stdout
+    assert "user: what of the sea → assistant: wide" in done.stdout
+    assert not imported & {"tinker", "torch", "transformers", "mlflow", "datasets", "peft"}
+    result = compare("a", "--explain")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "error: there is no run beside a to differ from it: name another\n"
 
 
 def test_baseline_point_and_axis_are_the_users(judged):

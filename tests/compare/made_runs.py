@@ -108,7 +108,7 @@ def _changed(document: Row, changes: Row) -> Row:
     changed = dict(document)
     for key, value in changes.items():
         first, _, rest = key.partition("__")
-        changed[first] = _changed(document[first], {rest: value}) if rest else value
+        changed[first] = _changed(changed[first], {rest: value}) if rest else value
     return changed
 
 

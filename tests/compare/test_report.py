@@ -88,6 +88,13 @@ def test_equal_configs_and_the_chosen_test_set(tmp_path):
     assert "The configs do not differ.\n" in text
 
 
+def test_what_a_config_has_not_is_no_value(tmp_path):
+    make_run(tmp_path / "a", [], warmup_steps=None)
+    make_run(tmp_path / "b", [], warmup_steps=3)
+    make_run(tmp_path / "c", [])
+    assert rows_of(printed(load_runs(tmp_path)), "warmup_steps") == [["-", "a,", "c"]]
+
+
 def test_a_long_name_is_whole_in_a_pipe_and_folded_in_a_terminal(tmp_path):
     name = "sl_basic-" + "x" * 60 + "-[bold]-end"
     make_run(tmp_path / name, [train_row(0, 4.0, 3.0)])

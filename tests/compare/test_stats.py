@@ -181,6 +181,93 @@ def test_versions_numerics_commit_and_training_data_are_differences(tmp_path):
     }
 
 
+def builder(kind, **fields):
+    return {"type": f"my.data:{kind}", "common_config": {"type": "my.data:Common", "max_length": None}} | fields
+
+
+def test_a_replaced_builder_is_a_difference_with_all_its_fields(tmp_path):
+    make_run(tmp_path / "a", [], dataset_builder=builder("Files", paths=["x", "y"], weights={}))
+    make_run(tmp_path / "b", [], dataset_builder=builder("Mixed", weights={"x": 1}, parts=[builder("Part", size=2)]))
+    assert config_differences(load_runs(tmp_path)).T.to_dict("list") == {
+        "dataset_builder": ["my.data:Files", "my.data:Mixed"],
+        "dataset_builder.paths": [["x", "y"], None],
+        "dataset_builder.weights": [{}, None],
+        "dataset_builder.weights.x": [None, 1],
+        "dataset_builder.parts.0": [None, "my.data:Part"],
+        "dataset_builder.parts.0.common_config": [None, "my.data:Common"],
+        "dataset_builder.parts.0.size": [None, 2],
+    }
+
+
+def test_what_is_only_written_otherwise_is_no_difference(tmp_path):
+    spec = {"learning_rate": 1e-4, "betas": (0.9, 0.95), "steps": 100, "grad_clip_norm": None}
+    made = make_run(tmp_path / "a", [], **spec)
+    text = (made / "config.json").read_text()
+    assert "0.0001" in text
+    other = make_run(tmp_path / "b", [], learning_rate=0.0001, betas=[0.90, 0.95], steps=100.0)
+    (other / "config.json").write_text((other / "config.json").read_text().replace("0.0001", "1e-4"))
+    assert config_differences(load_runs(tmp_path)).empty
+
+
+def test_functions_enum_members_and_lists_are_told_by_what_they_are(tmp_path):
+    what = "harness.renderers.messages:TrainOnWhat"
+    for name, value in (("a", "all_tokens"), ("b", "all_messages")):
+        make_run(
+            tmp_path / name,
+            [],
+            what={"type": what, "value": value},
+            map_fn={"callable": f"my:{name}"},
+            targets=["q", name],
+            same={"callable": "my:f"},
+        )
+    assert config_differences(load_runs(tmp_path)).T.to_dict("list") == {
+        "what": ["all_tokens", "all_messages"],
+        "map_fn": ["my:a", "my:b"],
+        "targets": [["q", "a"], ["q", "b"]],
+    }
+
+
+def test_what_was_set_comes_first_then_data_code_and_machine(tmp_path):
+    document = {
+        "versions": {"torch": "3"},
+        "numerics": {"dtype": "bfloat16"},
+        "git_commit": "f00d",
+        "parent": {"run_id": "p", "step": 3},
+        "data": {
+            "train": "f00d",
+            "test": {"": "dead", "math": "aa"},
+            "num_examples": {"train": 90, "test": {"": 20, "math": 5}},
+            "test_contents": {"": "cc", "math": "dd"},
+        },
+    }
+    make_run(tmp_path / "a", [])
+    make_run(tmp_path / "b", [], test=document["data"]["test"], document=document, warmup_steps=3)
+    found = config_differences(load_runs(tmp_path))
+    assert found.index.tolist() == [
+        "warmup_steps",
+        "parent.run_id",
+        "parent.step",
+        "data.train",
+        "data.num_examples.train",
+        "data.num_examples.test",
+        "data.num_examples.test.math",
+        "data.test_contents",
+        "data.test_contents.math",
+        "data.test",
+        "git_commit",
+        "versions.torch",
+        "numerics.dtype",
+    ]
+    assert found.loc["data.test"].tolist() == ["feed", "dead"]  # a has no test set named math: no other data
+    assert found.loc["data.num_examples.train"].tolist() == [None, 90]
+
+
+def test_which_mlflow_a_run_went_to_is_no_difference(tmp_path):
+    make_run(tmp_path / "a", [], mirror=True, experiment="x", system_metrics=False)
+    make_run(tmp_path / "b", [], mirror=False, experiment="y", system_metrics=True)
+    assert config_differences(load_runs(tmp_path)).empty
+
+
 def test_a_run_without_config_is_no_difference(tmp_path):
     make_run(tmp_path / "a", [])
     make_run(tmp_path / "b", [])

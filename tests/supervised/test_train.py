@@ -396,6 +396,7 @@ def test_counts_of_the_data_stand_in_config_json_and_a_resume_need_not_have_them
         run(config(tmp_path / "r", backend=FakeBackend(die_after=12)))
     document = json.loads((tmp_path / "r" / "config.json").read_text())
     num_examples = document["data"].pop("num_examples")
+    assert document["data"].pop("test_contents").keys() == {""}
     assert set(num_examples) == {"train", "test"} and num_examples["train"] > num_examples["test"][""] > 0
     (tmp_path / "r" / "config.json").write_text(json.dumps(document))
     assert run(config(tmp_path / "r")).is_finished()

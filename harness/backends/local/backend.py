@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import chz
 
-from harness.backends.base import Backend
+from harness.backends.base import ROUNDING, Backend
 from harness.exceptions import BackendError, ConfigError
 
 if TYPE_CHECKING:
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _REQUIRED = ("torch", "peft")
-# Nats per token by which a loss may differ on another processor: several times what another number of threads was
-# seen to change over eight updates of SmolLM2 (2e-6 and 3e-2), with room for another order of summation.
-_ROUNDING = {"float32": 1e-4, "bfloat16": 1e-1}
 
 
 @chz.chz
@@ -78,7 +75,7 @@ class LocalBackend(Backend):
         """0.0 on the like of the machine that the run was started on, whatever its number of cores."""
         from harness.backends.local import torch_setup
 
-        return _ROUNDING[numerics["dtype"]] if torch_setup.differences(numerics) else 0.0
+        return ROUNDING[numerics["dtype"]] if torch_setup.differences(numerics) else 0.0
 
     def create_training_client(
         self,
