@@ -79,7 +79,12 @@ def from_json(document: Any) -> Any:
     if chz.is_chz(made):
         wanted = {name: field.x_type for name, field in chz.chz_fields(made).items()}
         fields = {name: _as_field(wanted.get(name), value) for name, value in fields.items()}
-    return made(**fields)
+    try:
+        return made(**fields)
+    except (TypeError, ValueError) as error:  # a field that is gone, a value that is refused now
+        raise ConfigError(
+            f"{document['type']} cannot be made of what is recorded ({error}): use the version that recorded it"
+        ) from None
 
 
 def _as_field(field_type: Any, value: Any) -> Any:

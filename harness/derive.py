@@ -142,7 +142,7 @@ def _write_fork(run: RunDir, fork: RunDir, config: Config, record: CheckpointRec
     if (run / run_dir.EXAMPLES).exists():
         shutil.copyfile(run / run_dir.EXAMPLES, fork / run_dir.EXAMPLES)
     write_json(fork / run_dir.CONFIG, document | {"parent": parent})
-    for name, rows in ((run_dir.METRICS, run.metrics()), (run_dir.EVAL_EXAMPLES, run.eval_examples())):
+    for name, rows in ((run_dir.METRICS, run.metrics()), (run_dir.EVAL_EXAMPLES, run.eval_examples_from(0))):
         append_jsonl(fork / name, [row for row in rows if row[run_dir.STEP] < record.step], sync=True)
     config.backend.copy_checkpoint(run.path, fork.path, record.state_path)
     fork.append_checkpoint(

@@ -9,6 +9,7 @@ line and is only appended to. A line that a crash tore is dropped by readers and
 | metrics.jsonl       | a row a step                                                                     |
 | checkpoints.jsonl   | a row a checkpoint, after its state is durable; later rows may mark it deleted, … |
 | eval_examples.jsonl | a row an evaluation of one test set: each example's id, summed NLL, token count  |
+| later_evaluations.jsonl | the same, with its means, of a checkpoint scored on another test set after training |
 | attempts.jsonl      | a row at the start and a row at the end of every attempt to train the run        |
 | tags.jsonl          | a row for each tag that was set or removed after the start: see ``run_tags``       |
 | mirror.json         | where in MLflow the run is mirrored, and how far                                 |
@@ -50,6 +51,7 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints.jsonl"
 EVAL_EXAMPLES = "eval_examples.jsonl"
+LATER_EVALUATIONS = "later_evaluations.jsonl"
 ATTEMPTS = "attempts.jsonl"
 TAGS = "tags.jsonl"
 MIRROR = "mirror.json"
@@ -58,7 +60,7 @@ EXAMPLES = "examples.txt"
 LOG = "logs.log"
 CHECKPOINTS_DIR = "checkpoints"
 LOCK = ".lock"
-_SUPERSEDED_BY = "superseded_by_attempt"
+SUPERSEDED_BY = "superseded_by_attempt"
 
 # Metric keys, spelled here and nowhere else.
 STEP = "step"  # the update that the row describes, counted from 0; the last evaluation stands at step == total steps
@@ -133,18 +135,24 @@ class RunDir:
         return self._rows(METRICS, STEP)
 
     def eval_examples(self, step: int | None = None) -> list[Row]:
-        """Every evaluation; given a step, those of it: the others are not parsed."""
-        if step is None:
-            return self._rows(EVAL_EXAMPLES, STEP, "set")
-        rows = self._rows(EVAL_EXAMPLES, STEP, "set", having=f'"{STEP}": {step}')
-        return [row for row in rows if row[STEP] == step]
+        """Every evaluation, then those made after training; given a step, those of it: the others are not parsed."""
+        having = "" if step is None else f'"{STEP}": {step}'
+        rows = self._rows(EVAL_EXAMPLES, STEP, "set", having=having)
+        rows += self._rows(LATER_EVALUATIONS, STEP, "set", having=having)
+        return [row for row in rows if step in (None, row[STEP]) and SUPERSEDED_BY not in row]
 
     def evaluations(self) -> list[Row]:
         """Every evaluation's step, set name and fingerprint; its examples are not parsed."""
-        return self._rows(EVAL_EXAMPLES, STEP, "set", "fingerprint", until="ids")
+        rows = self._rows(EVAL_EXAMPLES, STEP, "set", "fingerprint", until="ids")
+        return rows + [row for row in self.later_evaluations() if SUPERSEDED_BY not in row]
+
+    def later_evaluations(self) -> list[Row]:
+        """Those made after training, in the order in which they were made, without their examples. One that a resume
+        marked superseded does not count: it is of weights of a history that was left."""
+        return self._rows(LATER_EVALUATIONS, STEP, TS, "set", "fingerprint", until="ids")
 
     def eval_examples_from(self, step: int) -> list[Row]:
-        """The evaluations of ``step`` and later; those before are not read."""
+        """The evaluations in training of ``step`` and later; those before are not read."""
         return self._tail(EVAL_EXAMPLES, step)[0]
 
     def attempts(self) -> list[Row]:
@@ -181,18 +189,13 @@ class RunDir:
         """The rows of metrics.jsonl that hold an evaluation; the others are not parsed."""
         return self._rows(METRICS, STEP, having='"test/')
 
-    def test_nlls(self) -> dict[int, float]:
+    def test_nlls(self, tested: list[Row] | None = None) -> dict[int, float]:
         """The mean NLL on the test set, the first of several, by the step of its evaluation; of a fork, those that are
-        its own."""
+        its own. It reads :meth:`tested_rows`, where they are not given."""
         first = (self.config().get("parent") or {}).get("step", 0) if self.exists() else 0
-        found = {row[STEP]: first_test_nll(row) for row in self.tested_rows() if row[STEP] >= first}
+        tested = self.tested_rows() if tested is None else tested
+        found = {row[STEP]: first_test_nll(row) for row in tested if row[STEP] >= first}
         return {step: nll for step, nll in found.items() if nll is not None}
-
-    def num_evaluations_lost(self, before_step: int) -> int:
-        """Evaluations before that step which metrics.jsonl has and eval_examples.jsonl has not."""
-        rows = [row for row in self.tested_rows() if row[STEP] < before_step]
-        num_there = count_lines(self / EVAL_EXAMPLES) - len(self.eval_examples_from(before_step))
-        return sum(is_test_nll(key) for row in rows for key in row) - num_there
 
     def num_steps_recorded(self) -> int:
         """Steps 0, 1, … that have a row, up to the first that has none."""
@@ -306,7 +309,7 @@ class RunDir:
         except OSError as error:
             raise RunDirError(f"{self}: cannot be written ({error.strerror}): choose another log_path") from None
         try:
-            for name in (METRICS, CHECKPOINTS, EVAL_EXAMPLES, ATTEMPTS):
+            for name in (METRICS, CHECKPOINTS, EVAL_EXAMPLES, LATER_EVALUATIONS, ATTEMPTS):
                 cut_torn_line(self / name)
             yield
         finally:
@@ -341,6 +344,9 @@ class RunDir:
         """Append what was evaluated at a step; call it before that step's metrics row is appended."""
         append_jsonl(self / EVAL_EXAMPLES, rows)
 
+    def append_later_evaluation(self, row: Row) -> None:
+        append_jsonl(self / LATER_EVALUATIONS, [row], sync=True)
+
     def append_metrics(self, row: Row) -> None:
         append_jsonl(self / METRICS, [row])
 
@@ -366,10 +372,18 @@ class RunDir:
             rows, start = self._tail(name, from_step)
             aside = self / _superseded(name)
             cut_torn_line(aside)
-            there = [_without_attempt(row) for row in read_jsonl(aside)]
-            moved = [row | {_SUPERSEDED_BY: attempt} for row in rows if row not in there]
+            there = [{k: v for k, v in row.items() if k != SUPERSEDED_BY} for row in read_jsonl(aside)]
+            moved = [row | {SUPERSEDED_BY: attempt} for row in rows if row not in there]
             append_jsonl(aside, moved, sync=True)
             replace_from(self / name, start)
+
+    def supersede_later_evaluations(self, after_step: int, attempt: int) -> None:
+        """Mark those of checkpoints after ``after_step``, because this attempt had to go back there. Rows keep their
+        places: how many of them were mirrored stays true."""
+        if any(row[STEP] > after_step and SUPERSEDED_BY not in row for row in self.later_evaluations()):
+            mark = {SUPERSEDED_BY: attempt}
+            rows = [mark | row if row[STEP] > after_step else row for row in self._rows(LATER_EVALUATIONS)]
+            rewrite_jsonl(self / LATER_EVALUATIONS, rows)
 
     def is_superseded(self) -> bool:
         """Whether a resume could not reproduce some rows of an earlier attempt."""
@@ -382,7 +396,3 @@ class RunDir:
 
 def _superseded(name: str) -> str:
     return name.replace(".jsonl", ".superseded.jsonl")
-
-
-def _without_attempt(row: Row) -> Row:
-    return {key: value for key, value in row.items() if key != _SUPERSEDED_BY}

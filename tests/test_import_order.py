@@ -33,7 +33,7 @@ ORDER = [
     ["harness.cli_text"],
     ["harness.cli"],
     ["harness.preview", "harness.starter", "harness.derive", "harness.verify", "harness.doctor", "harness.listing"],
-    ["harness.pruning", "harness.run_details"],
+    ["harness.evaluate", "harness.pruning", "harness.run_details"],
     ["harness.compare"],
     ["harness.commands"],
     ["harness.__main__"],

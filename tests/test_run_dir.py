@@ -185,3 +185,42 @@ def test_evaluations_of_one_step_and_their_heads(run):
     assert run.eval_examples(2) == rows[:2]
     assert run.eval_examples(1) == []
     assert run.evaluations() == [{key: row[key] for key in ("step", "set", "fingerprint")} for row in rows]
+
+
+def later(step, name="new", ts=1):
+    head = {"step": step, "ts": ts, "metrics": {f"test/{name}/nll": 2.0}, "set": name, "fingerprint": "aa"}
+    return head | {"ids": ["x"], "nll": [2.0]}
+
+
+def test_evaluations_made_after_training_stand_beside_those_of_training(run):
+    in_training = {"step": 8, "set": "", "fingerprint": "bb", "ids": ["x"]}
+    with run.lock():
+        run.append_eval_examples([in_training])
+        run.append_later_evaluation(later(80))
+        run.append_later_evaluation(later(8))
+    with (run / run_dir.LATER_EVALUATIONS).open("a") as file:
+        file.write('{"step": 8, "set": "torn"')
+    assert run.eval_examples(8) == [in_training, later(8)]
+    assert run.eval_examples() == [in_training, later(80), later(8)]
+    assert run.eval_examples_from(0) == [in_training]
+    assert [(row["step"], row["set"]) for row in run.evaluations()] == [(8, ""), (80, "new"), (8, "new")]
+    assert [row.keys() & {"ids", "nll"} for row in run.later_evaluations()] == [set(), set()]
+    with run.lock():
+        run.append_later_evaluation(later(8, "next"))
+    assert [row["set"] for row in run.later_evaluations()] == ["new", "new", "next"]
+
+
+def test_evaluations_of_checkpoints_that_a_resume_left_do_not_count(run):
+    with run.lock():
+        for step in (4, 6, 8):
+            run.append_later_evaluation(later(step))
+        run.supersede_later_evaluations(6, attempt=2)
+        run.append_later_evaluation(later(8, ts=2))
+        run.supersede_later_evaluations(4, attempt=3)
+        run.append_later_evaluation(later(8, ts=3))
+    rows = run.later_evaluations()
+    assert [(row["step"], row.get("superseded_by_attempt")) for row in rows] == [
+        (4, None), (6, 3), (8, 2), (8, 3), (8, None),
+    ]  # fmt: skip
+    assert run.eval_examples(8) == [later(8, ts=3)]
+    assert [row["step"] for row in run.evaluations()] == [4, 8]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness import config_io
 from harness.exceptions import RunDirError
-from harness.run_dir import EVAL_EXAMPLES, STEP, Row, RunDir
+from harness.run_dir import EVAL_EXAMPLES, STEP, SUPERSEDED_BY, Row, RunDir
 from harness.run_folders import find_runs
 from harness.run_tags import tags
 
@@ -115,7 +115,7 @@ def load_runs(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     runs = dict(zip(_names(list(by_path)), by_path.values(), strict=True))
     documents = {name: _as_last_asked(run) if run.exists() else {} for name, run in runs.items()}
 
-    rows = [{RUN: name} | row for name, run in runs.items() for row in sorted(run.metrics(), key=lambda row: row[STEP])]
+    rows = [{RUN: name} | row for name, run in runs.items() for row in _with_later_evaluations(run.metrics(), run)]
     metrics = pd.DataFrame(rows) if rows else pd.DataFrame(columns=[RUN, STEP])
 
     flat = {name: _flatten(document) for name, document in documents.items()}
@@ -131,6 +131,16 @@ def load_runs(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
         states={name: run.state() for name, run in runs.items()},
         directories=runs,
     )
+
+
+def _with_later_evaluations(rows: list[Row], run: RunDir) -> list[Row]:
+    """``rows`` by step, with what was measured after training: in the row of its step, or in one of its own."""
+    by_step = {row[STEP]: row for row in rows}
+    for evaluation in run.later_evaluations():
+        if SUPERSEDED_BY not in evaluation:
+            step = evaluation[STEP]
+            by_step[step] = by_step.get(step, {STEP: step}) | evaluation["metrics"]
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def _names(paths: list[Path]) -> list[str]:

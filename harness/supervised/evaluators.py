@@ -68,7 +68,12 @@ def nll_evaluators(test_sets: TestSets, tokenizer: Any) -> list[NLLEvaluator]:
     if test_sets is None:
         return []
     named = {"": test_sets} if isinstance(test_sets, SupervisedDataset) else test_sets
-    for name in named:
-        if name and not re.fullmatch(r"[A-Za-z0-9_.\- ]+", name):
-            raise ConfigError(f"test set {name!r}: use letters, digits, _ - . and spaces in its name")
+    for name in filter(None, named):
+        check_name(name)
     return [NLLEvaluator(name, dataset, tokenizer) for name, dataset in named.items()]
+
+
+def check_name(name: str) -> None:
+    """Raise ConfigError where MLflow could not show a test set of that name, or would show it as another."""
+    if not re.fullmatch(r"[A-Za-z0-9_.\- ]+", name) or not name.strip(". "):
+        raise ConfigError(f"test set {name!r}: use letters, digits, _ - . and spaces in its name")

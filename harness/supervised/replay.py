@@ -20,6 +20,7 @@ from collections.abc import Mapping
 
 from harness import run_dir
 from harness.exceptions import BackendError
+from harness.files import count_lines
 from harness.run_dir import Row, RunDir
 
 logger = logging.getLogger(__name__)
@@ -69,13 +70,14 @@ class Ledger:
         if run.metrics_from(gap + 1):
             logger.warning("%s: no step %d in metrics.jsonl: the rows after it are moved aside", run, gap)
             run.supersede(gap, attempt)
-        if (num_lost := run.num_evaluations_lost(next_step)) > 0:
+        tested = run.tested_rows()  # once: there may be many
+        if (num_lost := _num_evaluations_lost(run, tested, next_step)) > 0:
             logger.warning(
                 "%s: %d evaluations of metrics.jsonl are not in eval_examples.jsonl: their examples cannot be compared",
                 run,
                 num_lost,
             )
-        self._tested = run.test_nlls()
+        self._tested = run.test_nlls(tested)
         self._recorded = {row[run_dir.STEP]: row for row in run.metrics_from(next_step)}
         run.cut_eval_examples(from_step=run.num_steps_recorded())
         self._evaluated = {_evaluation(row) for row in run.eval_examples_from(next_step)}  # a power cut can take one
@@ -204,6 +206,13 @@ def noise_of(passes: list[list[float]], num_loss_tokens: int) -> Noise:
     """
     deviation = math.sqrt(sum(statistics.variance(nlls) for nlls in zip(*passes, strict=True)))
     return Noise(_NOISE_DEVIATIONS * deviation / math.sqrt(num_loss_tokens))
+
+
+def _num_evaluations_lost(run: RunDir, tested: list[Row], before_step: int) -> int:
+    """Evaluations before that step which metrics.jsonl has (``tested``) and eval_examples.jsonl has not."""
+    rows = [row for row in tested if row[run_dir.STEP] < before_step]
+    num_there = count_lines(run / run_dir.EVAL_EXAMPLES) - len(run.eval_examples_from(before_step))
+    return sum(run_dir.is_test_nll(key) for row in rows for key in row) - num_there
 
 
 def _is_trained(row: Mapping[str, object]) -> bool:

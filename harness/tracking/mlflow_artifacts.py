@@ -15,6 +15,7 @@ from harness.run_dir import (
     CONFIG,
     EVAL_EXAMPLES,
     EXAMPLES,
+    LATER_EVALUATIONS,
     METRICS,
     STEP,
     TRAIN_NLL,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 FIGURE = "nll.png"
-FILES = (CONFIG, METRICS, CHECKPOINTS, EVAL_EXAMPLES, ATTEMPTS, EXAMPLES)
+FILES = (CONFIG, METRICS, CHECKPOINTS, EVAL_EXAMPLES, LATER_EVALUATIONS, ATTEMPTS, EXAMPLES)
 
 
 def upload(client: MlflowClient, run_id: str, run_dir: RunDir, uploaded: Mapping[str, str]) -> dict[str, str]:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config_io import redact
-from harness.run_dir import RunDir
+from harness.run_dir import STEP, SUPERSEDED_BY, TS, RunDir
 from harness.tracking import mlflow_artifacts, mlflow_data, mlflow_models, mlflow_run, mlflow_store, mlflow_tags
 from harness.tracking.mlflow_mirror import destination, locate, params, run_tags, valid_cursor
 from harness.tracking.mlflow_store import one_line_errors
-from harness.tracking.points import points
+from harness.tracking.points import Cursor, Totals, clean_key, points, unsent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _SHOWN = 3  # of each kind of difference
 
 _Place = tuple[int, int]  # step and timestamp
+_NOTHING_SENT = Cursor(step=-1, ts=0, num_points=0, before=Totals())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,12 +110,13 @@ def check(run_dir: RunDir, tracking_uri: str | None = None) -> CheckResult:
         if mlflow_run.is_deleted(run):
             return CheckResult(run_id, place, differences=(Difference("run deleted in MLflow", (run_id,), stays=True),))
         cursor = valid_cursor(run_dir, run, mirrored)
-        until = (cursor.step if cursor else -1) if is_training else None
+        until = (cursor or _NOTHING_SENT) if is_training else None
         found = _compare_points(client, run, run_dir, until)
         differences = [*found.differences(), *_compare_rest(client, run, run_dir, is_training)]
-    first_missing = min((step for _, step in found.missing), default=None)
-    sync_sends = cursor is None or first_missing is None or first_missing >= cursor.step
-    return CheckResult(run_id, place, found.num, tuple(d for d in differences if d.found), until, sync_sends)
+    will_send = {(key, row.step) for row in unsent(run_dir, cursor) for key in row.values} if found.missing else set()
+    sync_sends = will_send.issuperset(found.missing)
+    named = tuple(difference for difference in differences if difference.found)
+    return CheckResult(run_id, place, found.num, named, until.step if until else None, sync_sends)
 
 
 @dataclasses.dataclass
@@ -136,27 +138,30 @@ class _Points:
         ]
 
 
-def _compare_points(client: MlflowClient, run: Run, run_dir: RunDir, until: int | None) -> _Points:
+def _compare_points(client: MlflowClient, run: Run, run_dir: RunDir, until: Cursor | None) -> _Points:
     here: dict[str, dict[_Place, float]] = defaultdict(dict)
-    for row in points(run_dir.iter_metrics()):
-        if until is not None and row.step > until:
-            break
-        for key, value in row.values.items():
-            here[key][row.step, row.ts] = value
-    left = list(points(run_dir.superseded_metrics()))
-    superseded = {(row.step, row.ts) for row in left}
+    for row in unsent(run_dir, None):
+        if until is None or (row.step <= until.step and row.cursor.num_later <= until.num_later):
+            for key, value in row.values.items():
+                here[key][row.step, row.ts] = value
+    left = {(row.step, row.ts): set(row.values) for row in points(run_dir.superseded_metrics())}
+    left |= {
+        (row[STEP], row[TS]): set(map(clean_key, row["metrics"]))
+        for row in run_dir.later_evaluations()
+        if SUPERSEDED_BY in row
+    }
     found = _Points(num=sum(map(len, here.values())))
-    for key in sorted(here.keys() | {key for row in left for key in row.values}):  # other keys are a user's own
+    for key in sorted(here.keys() | set().union(*left.values())):  # other keys are a user's own
         wanted = here.get(key, {})
         seen: dict[_Place, set[float]] = defaultdict(set)
         for metric in client.get_metric_history(run.info.run_id, key):
-            if until is None or metric.step <= until:
+            if until is None or metric.step <= until.step:
                 seen[metric.step, metric.timestamp].add(metric.value)
         for place in sorted(wanted.keys() | seen.keys()):
             if place not in seen:
                 found.missing.append((key, place[0]))
             elif place not in wanted:
-                (found.superseded if place in superseded else found.surplus).append((key, place[0]))
+                (found.superseded if place in left else found.surplus).append((key, place[0]))
             elif seen[place] != {wanted[place]}:
                 found.other.append((key, place[0]))
     return found

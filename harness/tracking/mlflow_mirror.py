@@ -24,7 +24,7 @@ from harness.run_dir import MIRROR, TS, Row, RunDir
 from harness.tracking import mlflow_artifacts, mlflow_data, mlflow_models, mlflow_run, mlflow_store, mlflow_tags
 from harness.tracking.attempt_tags import attempt_tags
 from harness.tracking.mlflow_store import Destination, one_line_errors
-from harness.tracking.points import Cursor, RowPoints, clean_key, sent_row, unsent
+from harness.tracking.points import Cursor, RowPoints, clean_key, later_points, sent_row, unsent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -332,7 +332,10 @@ def valid_cursor(run_dir: RunDir, run: Run, mirrored: Row) -> Cursor | None:
     if cursor is None or mirrored["run_id"] != run.info.run_id:
         return None
     sent = sent_row(run_dir, cursor)
-    return None if sent is None or mlflow_run.lacks(run, sent, cursor.num_points) else cursor
+    if sent is None or mlflow_run.lacks(run, sent, cursor.num_points):
+        return None
+    later = later_points(run_dir.later_evaluations()[: cursor.num_later], cursor)
+    return None if any(mlflow_run.lacks(run, row, len(row.values)) for row in later) else cursor
 
 
 def params(config: Row) -> dict[str, str]:

@@ -1,9 +1,10 @@
-"""Rows of metrics.jsonl -> MLflow's points, a pure function of the file, and how far they were sent.
+"""Rows of metrics.jsonl and later_evaluations.jsonl -> MLflow's points, a pure function of the files, and how far they
+were sent.
 
 MLflow's run table shows the last value of each key only. So a row of an update also shows what the run has come to with
 it (``total_tokens``, ``wall_seconds``), and a row of an evaluation the best so far (``best_test_nll``, ``best_step``).
 The row of the last evaluation alone shows nothing of the updates: when an extended run completes it, points are added
-and none changes.
+and none changes. What was evaluated after training shows itself alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,17 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from harness.run_dir import NUM_TOKENS, STEP, TIME_STEP, TRAIN_NLL, TS, Row, RunDir, first_test_nll
+from harness.run_dir import (
+    NUM_TOKENS,
+    STEP,
+    SUPERSEDED_BY,
+    TIME_STEP,
+    TRAIN_NLL,
+    TS,
+    Row,
+    RunDir,
+    first_test_nll,
+)
 
 TOTAL_TOKENS = "total_tokens"
 WALL_SECONDS = "wall_seconds"
@@ -55,18 +66,21 @@ class Totals:
 
 @dataclasses.dataclass(frozen=True)
 class Cursor:
-    """The last row that was sent, for mirror.json.
+    """How far the files were sent, for mirror.json: the last row of metrics.jsonl, and how many of
+    later_evaluations.jsonl.
 
     Attributes:
         step, ts: Whose row it is: a resume can have put another in its place.
         num_points: As many as it had; the last evaluation's grows when a run is extended.
         before: What the run had come to before it, so that it can be sent again.
+        num_later: Evaluations that were made after training.
     """
 
     step: int
     ts: int
     num_points: int
     before: Totals
+    num_later: int = 0
 
     def to_row(self) -> Row:
         return {
@@ -74,47 +88,70 @@ class Cursor:
             "sent_ts": self.ts,
             "sent_points": self.num_points,
             "totals_before": dataclasses.asdict(self.before),
+            "sent_later": self.num_later,
         }
 
     @classmethod
     def from_row(cls, row: Row) -> Cursor | None:
         """The cursor in mirror.json; None where nothing was sent, or what is noted is not of this form."""
         try:
-            return cls(int(row["sent_step"]), row["sent_ts"], row["sent_points"], Totals(**row["totals_before"]))
+            before = Totals(**row["totals_before"])
+            return cls(int(row["sent_step"]), row["sent_ts"], row["sent_points"], before, row.get("sent_later", 0))
         except (KeyError, TypeError, ValueError):
             return None
 
 
 @dataclasses.dataclass(frozen=True)
 class RowPoints:
-    """A row's numbers by MLflow key; its step and its time are the axes."""
+    """A row's numbers by MLflow key; its step and its time are the axes.
+
+    Attributes:
+        cursor: Once they are sent.
+    """
 
     step: int
     ts: int
     values: Mapping[str, float]
-    before: Totals
-
-    @property
-    def cursor(self) -> Cursor:
-        return Cursor(self.step, self.ts, len(self.values), self.before)
+    cursor: Cursor
 
 
-def points(rows: Iterable[Row], before: Totals | None = None) -> Iterator[RowPoints]:
-    """Each row's points.
+def points(rows: Iterable[Row], before: Totals | None = None, num_later: int = 0) -> Iterator[RowPoints]:
+    """The points of each row of metrics.jsonl.
 
     Args:
         before: What the run had come to before the first of ``rows``.
+        num_later: Of the cursors.
     """
     totals = before or Totals()
     for row in rows:
         before, totals = totals, totals.plus(row)
-        yield RowPoints(row[STEP], row[TS], _numbers(row) | _shown(row, totals), before)
+        values = _numbers(row) | _shown(row, totals)
+        yield RowPoints(row[STEP], row[TS], values, Cursor(row[STEP], row[TS], len(values), before, num_later))
+
+
+def later_points(rows: Iterable[Row], cursor: Cursor) -> Iterator[RowPoints]:
+    """The points of each row of later_evaluations.jsonl: none of one that was superseded, which still counts as sent.
+
+    Args:
+        cursor: Before they are sent.
+    """
+    for number, row in enumerate(rows, start=cursor.num_later + 1):
+        values = {} if SUPERSEDED_BY in row else _numbers(row["metrics"])
+        yield RowPoints(row[STEP], row[TS], values, dataclasses.replace(cursor, num_later=number))
 
 
 def unsent(run_dir: RunDir, cursor: Cursor | None) -> Iterator[RowPoints]:
     """The points of the rows after the cursor, of its own where that grew; all where a resume superseded its row."""
+    for row in _unsent_metrics(run_dir, cursor):
+        yield row
+        cursor = row.cursor
+    if cursor is not None:  # a checkpoint has rows before it, so an evaluation of one has
+        yield from later_points(run_dir.later_evaluations()[cursor.num_later :], cursor)
+
+
+def _unsent_metrics(run_dir: RunDir, cursor: Cursor | None) -> Iterator[RowPoints]:
     if cursor is not None:
-        found = points(run_dir.iter_metrics(cursor.step), cursor.before)
+        found = points(run_dir.iter_metrics(cursor.step), cursor.before, cursor.num_later)
         at_cursor = next(found, None)
         if at_cursor is not None and (at_cursor.step, at_cursor.ts) == (cursor.step, cursor.ts):
             if at_cursor.cursor != cursor:

@@ -169,3 +169,23 @@ def test_an_evaluation_without_all_of_its_columns_is_named(tmp_path):
         f"{run / 'eval_examples.jsonl'}: the evaluation at step 0 has columns of different lengths (ids 2, slices 2, "
         "nll 2, num_loss_tokens 1): remove that line"
     )
+
+
+def test_what_was_evaluated_after_training_stands_at_its_step(tmp_path):
+    run = make_run(tmp_path / "a", [train_row(0, 3.0, 2.0), train_row(1, 2.5)])
+    for step, nll in ((2, 1.0), (0, 1.5)):
+        head = {"step": step, "ts": 9, "metrics": {"test/new/nll": nll}, "set": "new", "fingerprint": "aa"}
+        run.append_later_evaluation(head | scored([nll], [1]))
+    run.append_later_evaluation(
+        {"superseded_by_attempt": 2, "step": 1, "ts": 9, "metrics": {"test/new/nll": 9.0}, "set": "new"}
+        | {"fingerprint": "aa", "ids": []}
+    )
+
+    runs = load_runs(run.path)
+
+    columns = [STEP, TRAIN_NLL, "test/nll", "test/new/nll"]
+    assert runs.metrics[columns].fillna(-1).values.tolist() == [[0, 3.0, 2.0, 1.5], [1, 2.5, -1, -1], [2, -1, -1, 1.0]]
+    assert runs.metrics["ts"].tolist()[0] == run.metrics()[0]["ts"]
+    assert runs.test_sets.values.tolist() == [["a", "", "feed"], ["a", "new", "aa"]]
+    evaluation = runs.evaluation("a", 2, "new")
+    assert evaluation is not None and evaluation.nll.tolist() == [1.0]

@@ -145,3 +145,18 @@ def test_a_builder_that_splits_at_random_splits_the_same_in_a_resume(tmp_path):
         run(config(tmp_path / "r", dataset_builder=builder, backend=FakeBackend(die_after=12)))
     random.seed("yet another")
     assert same(run(config(tmp_path / "r", dataset_builder=builder)).metrics()) == same(whole.metrics())
+
+
+def test_what_was_scored_of_a_checkpoint_goes_the_way_of_the_checkpoint(tmp_path):
+    with pytest.raises(Died):
+        run(config(tmp_path / "r", keep="all", backend=FakeBackend(die_after=45)))
+    died = RunDir(tmp_path / "r")
+    *_, before, last = (record.step for record in died.checkpoints())
+    for step in (before, last):
+        head = {"step": step, "ts": step, "metrics": {"test/new/nll": 1.0}, "set": "new", "fingerprint": "aa"}
+        died.append_later_evaluation(head)
+    (died / f"checkpoints/{last:06d}/state.json").write_text("{")
+    resumed = run(config(tmp_path / "r", keep="all"))
+    assert resumed.attempts()[-2]["next_step"] == before
+    assert [row["step"] for row in resumed.evaluations() if row["set"] == "new"] == [before]
+    assert (resumed.attempts()[-1]["exact"], resumed.test_nlls().keys()) == (True, {0, 4, 8, 12, 15})

@@ -180,3 +180,72 @@ def test_a_live_mirror_finds_out_that_the_store_was_made_anew(uri, client, run_d
     run_dir.append_metrics(row(3, 2.5))
     assert mirror.send() == 4
     assert len(history(client, mirror.run_id, "train_mean_nll")) == 4
+
+
+# ---- what was evaluated after training
+
+
+def evaluate(run_dir: RunDir, step: int, nll: float, ts: int) -> None:
+    metrics = {"test/new/nll": nll}
+    run_dir.append_later_evaluation(
+        {"step": step, "ts": ts, "metrics": metrics, "set": "new", "fingerprint": "aa", "ids": ["x"]}
+    )
+
+
+def test_what_was_evaluated_after_training_is_sent_once_compared_and_rebuilt(uri, client, run_dir):
+    run_dir.append_metrics(row(3, 2.5) | {"test/nll": 3.0})
+    run_id = sync(run_dir, uri).run_id
+    evaluate(run_dir, 3, 1.0, T0 + 90_000)
+    evaluate(run_dir, 2, 2.0, T0 + 91_000)
+    assert words(run_dir) == [
+        "points missing in MLflow: 2 (test/new/nll at step 2, test/new/nll at step 3)",
+        "files to upload to MLflow: 1 (later_evaluations.jsonl)",
+    ]
+    assert check(run_dir).mended_by == "sync"
+    assert (sync(run_dir).num_points, sync(run_dir).num_points) == (2, 0)
+    expected = [(2, T0 + 91_000, 2.0), (3, T0 + 90_000, 1.0)]
+    assert history(client, run_id, "test/new/nll") == expected
+    assert check(run_dir).is_equal
+    assert client.get_run(run_id).data.metrics["best_test_nll"] == 3.0
+
+    execute(uri, "DELETE FROM metrics WHERE key = 'test/new/nll' AND step = 2")
+    assert check(run_dir).mended_by == "sync --rebuild"
+    rebuild(run_dir)
+    client.log_metric(run_id, "test/new/nll", 9.0, T0, 7)
+    result, replaced = rebuild(run_dir)
+    assert replaced == run_id
+    assert history(client, result.run_id, "test/new/nll") == expected
+    assert check(run_dir).is_equal
+
+
+def test_a_store_that_lost_what_was_evaluated_after_training_gets_all_again(uri, client, run_dir):
+    evaluate(run_dir, 2, 2.0, T0 + 91_000)
+    run_id = sync(run_dir, uri).run_id
+    execute(uri, *(f"DELETE FROM {table} WHERE key = 'test/new/nll'" for table in ("metrics", "latest_metrics")))
+    assert check(run_dir).mended_by == "sync"
+    assert sync(run_dir).num_points == 4
+    assert history(client, run_id, "test/new/nll") == [(2, T0 + 91_000, 2.0)]
+
+
+def test_an_evaluation_that_a_resume_superseded_is_named_as_such(uri, run_dir):
+    evaluate(run_dir, 2, 2.0, T0 + 91_000)
+    sync(run_dir, uri)
+    run_dir.supersede_later_evaluations(1, attempt=2)
+    sync(run_dir)
+    assert words(run_dir) == ["superseded points in MLflow: 1 (test/new/nll at step 2)"]
+    rebuild(run_dir)
+    assert check(run_dir).is_equal
+
+
+def test_of_a_run_that_is_being_trained_what_was_evaluated_before_is_compared_once_it_was_sent(tmp_path, uri):
+    run_dir = start_run(tmp_path / "live")
+    run_dir.append_metrics(row(0, 4.0))
+    with run_dir.lock():
+        mirror = mirror_to(run_dir, uri)
+        mirror.send()
+        evaluate(run_dir, 0, 2.0, T0 + 91_000)
+        before = check(run_dir)
+        mirror.send()
+        after = check(run_dir)
+    assert (before.is_equal, before.num_points) == (True, 1)
+    assert (after.is_equal, after.num_points) == (True, 2)

@@ -90,3 +90,32 @@ def test_mirror_json_without_a_cursor():
 )
 def test_clean_key(key, cleaned):
     assert clean_key(key) == cleaned
+
+
+def later(step, nll, ts, **more):
+    metrics = {"test/new/nll": nll, "test/new/bpb": nll / 2}
+    return {"step": step, "ts": ts, "metrics": metrics, "set": "new", "fingerprint": "aa", "num_examples": 3} | more
+
+
+def test_what_was_evaluated_after_training_follows_with_its_own_time(tmp_path):
+    run_dir = start_run(tmp_path / "run")
+    for written in ROWS:
+        run_dir.append_metrics(written)
+    *_, last = unsent(run_dir, None)
+    run_dir.append_later_evaluation(later(3, 1.0, T0 + 90_000))
+    run_dir.append_later_evaluation(later(2, 1.5, T0 + 91_000, superseded_by_attempt=2))
+    run_dir.append_later_evaluation(later(2, 2.0, T0 + 92_000))
+    found = list(unsent(run_dir, last.cursor))
+    assert [(row.step, row.ts, dict(row.values)) for row in found] == [
+        (3, T0 + 90_000, {"test/new/nll": 1.0, "test/new/bpb": 0.5}),
+        (2, T0 + 91_000, {}),
+        (2, T0 + 92_000, {"test/new/nll": 2.0, "test/new/bpb": 1.0}),
+    ]
+    cursor = Cursor.from_row(json.loads(json.dumps(found[0].cursor.to_row())))
+    assert list(unsent(run_dir, cursor)) == found[1:]
+    assert list(unsent(run_dir, found[-1].cursor)) == []
+    assert [row.step for row in unsent(run_dir, None)] == [0, 1, 2, 3, 3, 2, 2]
+
+    run_dir.append_metrics(row(4, 2.0))  # the run goes on
+    (added,) = unsent(run_dir, found[-1].cursor)
+    assert (added.step, added.cursor.num_later) == (4, 3)

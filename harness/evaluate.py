@@ -1,0 +1,178 @@
+"""Old checkpoints scored on new data: what a run would have measured, had it been tested on that set as well.
+
+The data is rendered and the weights compute as in the run's training, so that on a test set of its own the same numbers
+come out. What comes out is a row of later_evaluations.jsonl: metrics.jsonl stays what training wrote.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from harness import __version__, cli, run_dir
+from harness.config_io import from_json, redact
+from harness.derive import find_checkpoint
+from harness.exceptions import BackendError, ConfigError, DataError, HarnessError, RunDirError
+from harness.run_dir import CheckpointRecord, Row, RunDir
+from harness.supervised.data import FromConversationFileBuilder
+from harness.supervised.logs import logging_to
+from harness.supervised.provenance import now_ms
+from harness.supervised.train import Config, with_own_builder
+from harness.supervised.types import ChatDatasetBuilderCommonConfig
+from harness.tracking.mlflow_mirror import sync
+
+if TYPE_CHECKING:
+    from harness.supervised.evaluators import NLLEvaluator
+
+logger = logging.getLogger(__name__)
+
+
+class NewTestSet:
+    """The conversations of a JSONL file, as test set ``name`` of any run. Runs that render alike share what is made.
+
+    Attributes:
+        file: Its path, as the user gave it.
+    """
+
+    def __init__(self, name: str, file: str):
+        """
+        Raises:
+            ConfigError: for a name that no test set may have.
+        """
+        from harness.supervised.evaluators import check_name
+
+        check_name(name)
+        self.name = name
+        self.file = file
+        self._made: list[tuple[ChatDatasetBuilderCommonConfig, NLLEvaluator]] = []
+
+    def evaluator(self, config: Config, console: Console) -> NLLEvaluator:
+        """The conversations as the builder of ``config`` renders its own; told what they hold when they are made.
+
+        Raises:
+            ConfigError: where it does not say how it renders.
+            DataError: for a file that cannot be used.
+        """
+        from harness.supervised.evaluators import NLLEvaluator
+
+        builder: Any = config.dataset_builder
+        common_config = getattr(builder, "common_config", None)
+        if not isinstance(common_config, ChatDatasetBuilderCommonConfig):
+            raise ConfigError(
+                f"{type(builder).__name__} has no common_config that says how a conversation is rendered: give that "
+                "builder the data as a test set, and train anew"
+            )
+        for like, evaluator in self._made:
+            if like == common_config:
+                return evaluator
+        reader = FromConversationFileBuilder(common_config=common_config, file_path=self.file)
+        dataset, _ = reader()
+        evaluator = NLLEvaluator(self.name, dataset, reader.tokenizer)
+        for line in evaluator.counts.lines():
+            console.print(f"{self.name}: {line}")
+        self._made.append((common_config, evaluator))
+        return evaluator
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """What :func:`evaluate` found.
+
+    Attributes:
+        row: Of later_evaluations.jsonl; without its examples where it was there before.
+        is_new: Whether it was computed now.
+    """
+
+    row: Row
+    is_new: bool
+
+
+def evaluate(run: RunDir, at: str, test_set: NewTestSet, console: Console) -> Evaluated:
+    """Score a checkpoint of ``run`` on ``test_set``, and keep the result in the run directory and in MLflow. One that
+    is kept already is not computed again.
+
+    Args:
+        at: See :func:`harness.derive.find_checkpoint`.
+        console: Takes warnings, and what the data holds.
+
+    Raises:
+        HarnessError: for a run that is being trained, one whose config cannot be made again, a checkpoint that is not
+            there, a name that means another test set there, or data that cannot be used.
+    """
+    if run.is_locked():
+        raise RunDirError(f"{run}: another process is writing to this run: evaluate it once that has ended")
+    with logging_to(run / run_dir.LOG, console):
+        with run.lock():
+            document = run.config()
+            cli.import_from_here()
+            config = with_own_builder(from_json(document["config"]))
+            config.backend.check(config.model_name)
+            checkpoint = find_checkpoint(run, at)
+            evaluator = test_set.evaluator(config, console)
+            row = _kept(run, checkpoint, evaluator)
+            is_new = row is None
+            if row is None:
+                head = {run_dir.STEP: checkpoint.step, run_dir.TS: now_ms(), "checkpoint": checkpoint.name}
+                head |= {"data": redact(test_set.file), "harness": __version__}
+                row = head | _score(run, config, checkpoint, evaluator)
+                run.append_later_evaluation(row)
+        if config.mirror:
+            _mirror(run)  # which looks at whether the run is being trained: not while it is locked
+    return Evaluated(row, is_new)
+
+
+def _kept(run: RunDir, checkpoint: CheckpointRecord, evaluator: NLLEvaluator) -> Row | None:
+    """The row of the same evaluation, made before.
+
+    Raises:
+        ConfigError: where the name means another test set.
+    """
+    of_name = [row for row in run.evaluations() if row["set"] == evaluator.name]
+    if evaluator.name in run.config()["data"]["test"] or any("metrics" not in row for row in of_name):
+        raise ConfigError(f"{run}: {evaluator.name} is a test set of its training: choose another --name")
+    for row in of_name:
+        if row["fingerprint"] != evaluator.fingerprint:
+            raise ConfigError(
+                f"{run}: {evaluator.name} is other data there ({row['data']}, fingerprint {row['fingerprint']}; "
+                f"{evaluator.fingerprint} here): choose another --name"
+            )
+    return next((row for row in of_name if row[run_dir.STEP] == checkpoint.step), None)
+
+
+def _score(run: RunDir, config: Config, checkpoint: CheckpointRecord, evaluator: NLLEvaluator) -> Row:
+    """The metrics and each example's NLL, under the checkpoint's weights."""
+    limit = config.backend.context_length(config.model_name)
+    if limit is not None and evaluator.counts.longest > limit:
+        raise DataError(
+            f"{evaluator.name}: a conversation has {evaluator.counts.longest:,} tokens, and the context of "
+            f"{config.model_name} is {limit:,}: leave it out"
+        )
+    client = config.backend.create_training_client(
+        model_name=config.model_name,
+        lora_rank=config.lora_rank,
+        seed=config.seed,
+        numerics=run.config()["numerics"],
+        run_path=run.path,
+        weights_path=config.backend.checkpoint_path(run.path, checkpoint.state_path),
+    )
+    try:
+        metrics, examples = evaluator.read(evaluator.submit(client).result())
+    finally:
+        config.backend.close(client)
+    for key, value in metrics.items():
+        if not math.isfinite(value):
+            raise BackendError(f"{run}: {key} is {value} at step {checkpoint.step}: take another checkpoint")
+    counts = {"num_examples": len(evaluator.data), run_dir.NUM_TOKENS: evaluator.scorer.num_tokens}
+    return {"metrics": metrics} | counts | examples
+
+
+def _mirror(run: RunDir) -> None:
+    """Bring the MLflow run up to date; the files have what it misses."""
+    try:
+        sync(run)
+    except HarnessError as error:
+        logger.warning("%s: python -m harness sync %s completes the MLflow run", error, run)
