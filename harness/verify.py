@@ -153,7 +153,7 @@ def _run(command: list[str], log: Path) -> None:
     with log.open("ab") as out:
         code = subprocess.run(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, check=False).returncode
     if code:
-        raise BackendError(f"{' '.join(command[1:])} ended with exit code {code}: {_last_line(log)} (all of it: {log})")
+        raise BackendError(f"{' '.join(command[1:])} ended with exit code {code}: {last_line(log)} (all of it: {log})")
 
 
 def _kill(command: list[str], run: RunDir, after_step: int, log: Path) -> None:
@@ -165,7 +165,7 @@ def _kill(command: list[str], run: RunDir, after_step: int, log: Path) -> None:
             if process.poll() is not None:
                 raise ConfigError(
                     f"{run} ended before row {after_step} was followed by another (exit code {process.returncode}: "
-                    f"{_last_line(log)}): give a smaller --kill-at"
+                    f"{last_line(log)}): give a smaller --kill-at"
                 )
             time.sleep(_POLL_SECONDS)
     finally:
@@ -181,6 +181,7 @@ def _has_row(run: RunDir, step: int) -> bool:
     return last is not None and last[run_dir.STEP] >= step
 
 
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
+def last_line(log: Path, start: int = 0) -> str:
+    """The last words of a process, of what ``log`` holds from byte ``start`` on."""
+    lines = log.read_bytes()[start:].decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else "it said nothing"

@@ -4,6 +4,7 @@ places of SmolLM2 and of the chitchat conversations. And how a script or module 
 
 import hashlib
 import json
+import os
 import runpy
 import shlex
 import shutil
@@ -64,6 +65,8 @@ def enter(world: Path, working: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in the folder ``working``, in the world made in ``world``: nothing outside of them is read or written."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(world / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{world / 'mlflow.db'}")
+    paths = [str(world / "packages"), os.environ.get("PYTHONPATH")]  # of the processes that are started
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", world / "cache" / "datasets")
     monkeypatch.syspath_prepend(world / "packages")
     monkeypatch.syspath_prepend(working)

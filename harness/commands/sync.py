@@ -17,11 +17,14 @@ def command(runs: tuple[Path, ...], to: str | None, rebuild: bool) -> None:
     """Bring the MLflow runs of RUN... up to date. RUN is a run directory or a folder of them."""
     from harness.exceptions import HarnessError, TrackingError
     from harness.run_folders import find_runs
+    from harness.sweep_record import sweep_folders
     from harness.tracking import mlflow_rebuild
     from harness.tracking.mlflow_mirror import sync
+    from harness.tracking.mlflow_sweep import sync_sweep
 
     failures: dict[str, None] = {}  # in order, each once: a dead server fails every run alike
-    for run_dir in find_runs(list(runs)):
+    run_dirs = find_runs(list(runs))
+    for run_dir in run_dirs:
         try:
             result, replaced = mlflow_rebuild.rebuild(run_dir, to) if rebuild else (sync(run_dir, to), None)
         except HarnessError as error:  # the others may well succeed
@@ -33,5 +36,11 @@ def command(runs: tuple[Path, ...], to: str | None, rebuild: bool) -> None:
         elif rebuild:
             did += "; there was nothing to rebuild"
         click.echo(f"{run_dir}: {did}")
+    for folder in sweep_folders(run_dirs):
+        try:
+            if run_id := sync_sweep(folder, to):
+                click.echo(f"{folder}: its runs are nested under run {run_id}")
+        except HarnessError as error:
+            failures[str(error)] = None
     if failures:
         raise TrackingError("; ".join(failures))

@@ -23,6 +23,7 @@ from harness.exceptions import HarnessError, TrackingError
 from harness.run_dir import MIRROR, TS, Row, RunDir
 from harness.tracking import mlflow_artifacts, mlflow_data, mlflow_models, mlflow_run, mlflow_store, mlflow_tags
 from harness.tracking.attempt_tags import attempt_tags
+from harness.tracking.mlflow_parents import parent_tags
 from harness.tracking.mlflow_store import Destination, one_line_errors
 from harness.tracking.points import Cursor, RowPoints, clean_key, later_points, sent_row, unsent
 
@@ -198,7 +199,7 @@ class Mirror:
             client.log_batch(run.info.run_id, params=batch, synchronous=True)
         mlflow_data.log_data(client, run.info.run_id, config)
         tags = mlflow_run.place_tags(self._run_dir) | run_tags(self._run_dir)
-        mlflow_run.set_tags(client, run.info.run_id, tags | mlflow_run.parent_tags(client, run, config))
+        mlflow_run.set_tags(client, run.info.run_id, tags | parent_tags(client, run, self._run_dir, config))
         if mlflow_tags.ERROR in run.data.tags and self._run_dir.state() != "FAILED":  # an earlier attempt's
             client.delete_tag(run.info.run_id, mlflow_tags.ERROR)
         if self._run_dir.state() == "RUNNING":

@@ -29,7 +29,6 @@ REBUILT_AS = "harness.rebuilt_as"  # the MLflow run that stands for this one
 LOG_HOST = "harness.log_host"  # the machine that harness.log_path is of
 PARAMS_PER_CALL = 100  # MLflow's limits
 TAGS_PER_CALL = 100
-_MLFLOW_PARENT = "mlflow.parentRunId"
 TAG_LENGTH = 8000
 
 
@@ -57,14 +56,18 @@ def find_run(client: MlflowClient, run_dir: RunDir, mirrored_id: str | None) -> 
 
 def runs_of(client: MlflowClient, run_id: str) -> list[Run]:
     """The MLflow runs of run directories with this id, but for those that were rebuilt; the deleted ones last."""
-    from mlflow.entities import ViewType
-
-    experiments = [experiment.experiment_id for experiment in _experiments(client)]
-    having = f"tags.`{mlflow_tags.RUN_ID}` = '{run_id}'"
-    runs = client.search_runs(experiments, having, run_view_type=ViewType.ALL)
+    runs = runs_having(client, mlflow_tags.RUN_ID, run_id)
     rebuilt = {run.data.tags.get(REBUILDS) for run in runs}
     there = [run for run in runs if run.info.run_id not in rebuilt and REBUILT_AS not in run.data.tags]
     return sorted(there, key=is_deleted)
+
+
+def runs_having(client: MlflowClient, tag: str, value: str) -> list[Run]:
+    """The runs of any experiment with this tag, deleted or not."""
+    from mlflow.entities import ViewType
+
+    experiments = [experiment.experiment_id for experiment in _experiments(client)]
+    return list(client.search_runs(experiments, f"tags.`{tag}` = '{value}'", run_view_type=ViewType.ALL))
 
 
 def running(client: MlflowClient) -> list[Run]:
@@ -105,21 +108,6 @@ def make_run(
 def place_tags(run_dir: RunDir) -> dict[str, str]:
     """Where the directory lies, for who opens its MLflow run."""
     return {mlflow_tags.LOG_PATH: str(run_dir.path), LOG_HOST: socket.gethostname()}
-
-
-def parent_tags(client: MlflowClient, run: Run, document: Row) -> dict[str, str]:
-    """What nests the run of a fork under its parent's; nothing where that is not in this store (yet), or is done.
-
-    Args:
-        run: The fork's MLflow run.
-        document: The fork's ``RunDir.config()``.
-    """
-    parent = document.get("parent")
-    if not parent:
-        return {}
-    there = [run for run in runs_of(client, parent["run_id"]) if not is_deleted(run)]
-    is_done = run.data.tags.get(_MLFLOW_PARENT) in {run.info.run_id for run in there}
-    return {_MLFLOW_PARENT: there[0].info.run_id} if there and not is_done else {}
 
 
 def get_run(client: MlflowClient, run_id: str) -> Run | None:

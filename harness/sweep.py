@@ -1,0 +1,203 @@
+"""Many runs of one recipe, one for each combination of some values: what they are, and what they show.
+
+Every config is made and checked before anything starts; :mod:`harness.sweep_jobs` trains them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import cli
+from harness.config_io import redact_argv, to_json
+from harness.exceptions import ConfigError, HarnessError
+from harness.preview import load_config
+from harness.run_dir import RunDir
+from harness.supervised import provenance
+from harness.supervised.train import Config, with_own_builder
+from harness.sweep_grid import directory_name, parse_grid, short_names
+from harness.sweep_record import SWEEP, read_record, write_record
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LOGS = "logs"  # in the sweep's folder: what each run printed
+FIGURE = "responses.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepRun:
+    """One run of a sweep.
+
+    Attributes:
+        settings: The values that tell it from the others, as text, by parameter.
+        command: What trains it.
+    """
+
+    run: RunDir
+    config: Config
+    settings: dict[str, str]
+    command: list[str]
+
+    @property
+    def name(self) -> str:
+        return self.run.path.name
+
+    def is_complete(self) -> bool:
+        return self.run.is_finished() and provenance.is_as_last_asked(self.run, self.config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """What :func:`plan` found to be trainable.
+
+    Attributes:
+        environment: That the runs' processes are given.
+        runs: The first parameter's values vary slowest.
+    """
+
+    root: Path
+    environment: dict[str, str]
+    runs: list[SweepRun]
+
+
+# ---- what to train
+
+
+def plan(recipe: str, overrides: Sequence[str], root: Path) -> Sweep:
+    """The runs of a sweep, each with a config that was made and checked; notes in ``root`` what was asked for.
+
+    Args:
+        recipe: A module as after ``python -m``, or the path of a script.
+        overrides: See :func:`harness.sweep_grid.parse_grid`.
+
+    Raises:
+        ConfigError: for an override that cannot be used, in any of the combinations; two of one config; a directory
+            that holds a run of another config; a ``root`` that holds something else.
+    """
+    shared, grid = parse_grid(overrides)
+    module, environment = _find(recipe)
+    root = root.expanduser()
+    _check_root(root, recipe)
+    names = short_names(grid)
+    runs: list[SweepRun] = []
+    by_config: dict[str, str] = {}
+    for values in itertools.product(*grid.values()):
+        settings = dict(zip(names.values(), values, strict=True))
+        path = root / directory_name(settings)
+        arguments = [*shared, *map("{}={}".format, grid, values), f"log_path={path}"]
+        config = _config(module, arguments, path)
+        key = json.dumps(to_json(config) | {"log_path": None})
+        if (other := by_config.setdefault(key, path.name)) != path.name:
+            raise ConfigError(f"{path.name} is the same config as {other}: leave one of the values out")
+        runs.append(SweepRun(RunDir(path), config, settings, [sys.executable, "-m", module, *arguments]))
+    _note(root, recipe, {names[key]: values for key, values in grid.items()}, runs)
+    return Sweep(root, environment, runs)
+
+
+def _find(recipe: str) -> tuple[str, dict[str, str]]:
+    """The module of a recipe, and an environment in which ``python -m`` finds it. A script is the module of its name,
+    so that what it defines is called the same here, in its runs, and when they are made again."""
+    cli.import_from_here()
+    if not recipe.endswith(".py"):
+        return recipe, dict(os.environ)
+    script = Path(recipe)
+    if not script.is_file():
+        raise ConfigError(f"{recipe}: no such script")
+    folder = str(script.parent.absolute())
+    if folder not in sys.path:
+        sys.path.insert(1, folder)  # after the current directory, as below
+    spec = None if "." in script.stem else importlib.util.find_spec(script.stem)
+    if spec is None or spec.origin is None or not os.path.samefile(spec.origin, script):
+        raise ConfigError(f"{recipe}: python -m {script.stem} is something else: rename the script")
+    return script.stem, os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
+    }
+
+
+def _check_root(root: Path, recipe: str) -> None:
+    try:
+        others = [path.name for path in root.iterdir() if not path.name.startswith(".")]
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(f"{root}: cannot be read ({error.strerror}): choose another --root") from error
+    record = read_record(root)
+    if others and record is None:
+        raise ConfigError(f"{root}: there is something in it, and no {SWEEP}: choose another --root")
+    if record and record.recipe != recipe:
+        raise ConfigError(f"{root} holds a sweep of {record.recipe}: choose another --root")
+
+
+def _config(module: str, arguments: list[str], path: Path) -> Config:
+    """The config of one run, checked as far as it can be without its data."""
+    try:
+        config = with_own_builder(load_config(module, arguments))
+        config.backend.check(config.model_name)
+    except HarnessError as error:
+        raise ConfigError(f"{path.name}: {error}") from error
+    if RunDir(config.log_path).path != RunDir(path).path:
+        raise ConfigError(
+            f"{module} trains into {config.log_path}, not the log_path that it is given: a sweep needs it to"
+        )
+    try:
+        provenance.check_same_config(RunDir(path), config)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; or sweep under another --root") from error
+    return config
+
+
+def _note(root: Path, recipe: str, grid: dict[str, list[str]], runs: list[SweepRun]) -> None:
+    names = [run.name for run in runs]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        write_record(
+            root, started=provenance.now_ms(), recipe=recipe, argv=redact_argv(sys.argv), grid=grid, runs=names
+        )
+        (root / LOGS).mkdir(exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{root}: cannot be written ({error.strerror}): choose another --root") from error
+
+
+# ---- what came of it
+
+
+def mirror(sweep: Sweep, say: Callable[[str], None]) -> None:
+    """Bring the sweep's MLflow run up to date, unless its runs are not mirrored; one line where that fails."""
+    from harness.tracking.mlflow_sweep import sync_sweep
+
+    config = sweep.runs[0].config
+    try:
+        if config.mirror:
+            sync_sweep(sweep.root, config.tracking_uri)
+    except HarnessError as error:
+        say(f"warning: {error}: python -m harness sync {sweep.root} completes the MLflow runs")
+
+
+def report(sweep: Sweep, console: Console) -> None:
+    """Print the comparison of all runs in the sweep's folder, and the response to each parameter, which is drawn."""
+    from harness.compare import judge, load_runs, print_report
+    from harness.compare.responses import draw, print_responses, responses, results
+
+    if not any(run.run.exists() for run in sweep.runs):
+        return
+    runs = load_runs([sweep.root])
+    on = next(iter(runs.test_sets["set"]), "")  # of several the first, as where the best checkpoint is chosen
+    print_report(runs, console, on, judge(runs, on=on))
+    names = {directory.path: name for name, directory in runs.directories.items()}
+    settings: Mapping[str, Mapping[str, str]] = {
+        names[run.run.path]: run.settings for run in sweep.runs if run.run.path in names
+    }
+    measured = results(runs, settings, on)
+    found = responses(measured)
+    if len(found):
+        print_responses(found, console)
+        draw(measured, found, sweep.root / FIGURE)
+        console.print(f"\nwrote {sweep.root / FIGURE}", markup=False, highlight=False, soft_wrap=True)
