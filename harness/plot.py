@@ -19,8 +19,8 @@ class Curve:
     """One colour of the figure and one line of its legend.
 
     Attributes:
-        train: Steps and the train NLL at each, drawn thin.
-        test: Steps and the test NLL at each, drawn with dots.
+        train: x, steps as a rule, and the train NLL at each, drawn thin.
+        test: x and the test NLL at each, drawn with dots.
     """
 
     name: str
@@ -28,7 +28,14 @@ class Curve:
     test: tuple[Sequence[float], Sequence[float]]
 
 
-def draw_nll(path: Path, curves: Sequence[Curve], *, title: str, warning: str = "") -> None:
+def draw_nll(
+    path: Path,
+    curves: Sequence[Curve],
+    *,
+    title: str,
+    warning: str = "",
+    x_title: str = "step (updates made)",
+) -> None:
     """Draw ``curves`` into ``path``, whose suffix says the format.
 
     Args:
@@ -50,7 +57,7 @@ def draw_nll(path: Path, curves: Sequence[Curve], *, title: str, warning: str = 
         look = {"color": colours(i % colours.N), "linestyle": _DASHES[i // colours.N % len(_DASHES)]}
         axes.plot(*curve.train, linewidth=0.8, alpha=0.4, **look)
         lines += axes.plot(*curve.test, linewidth=1.8, marker="o", markersize=4, **look)
-    axes.set_xlabel("step (updates made)")
+    axes.set_xlabel(x_title)
     axes.set_ylabel("NLL (nats per token)")
     axes.set_title(_literal(title), loc="left", fontsize="medium")
     if warning:

@@ -183,14 +183,14 @@ def mirror(sweep: Sweep, say: Callable[[str], None]) -> None:
 
 def report(sweep: Sweep, console: Console) -> None:
     """Print the comparison of all runs in the sweep's folder, and the response to each parameter, which is drawn."""
-    from harness.compare import judge, load_runs, print_report
-    from harness.compare.responses import draw, print_responses, responses, results
+    from harness.compare import load_runs, make_report, print_report
+    from harness.compare.responses import FOOTNOTE, draw, responses, responses_section, results
 
     if not any(run.run.exists() for run in sweep.runs):
         return
     runs = load_runs([sweep.root])
     on = next(iter(runs.test_sets["set"]), "")  # of several the first, as where the best checkpoint is chosen
-    print_report(runs, console, on, judge(runs, on=on))
+    shown = make_report(runs, on)
     names = {directory.path: name for name, directory in runs.directories.items()}
     settings: Mapping[str, Mapping[str, str]] = {
         names[run.run.path]: run.settings for run in sweep.runs if run.run.path in names
@@ -198,6 +198,9 @@ def report(sweep: Sweep, console: Console) -> None:
     measured = results(runs, settings, on)
     found = responses(measured)
     if len(found):
-        print_responses(found, console)
+        shown.sections.append(responses_section(found))
+        shown.footnotes.append(FOOTNOTE)
+    print_report(shown, console)
+    if len(found):
         draw(measured, found, sweep.root / FIGURE)
         console.print(f"\nwrote {sweep.root / FIGURE}", markup=False, highlight=False, soft_wrap=True)

@@ -74,8 +74,10 @@ HEAVY = {  # and the only places that may import it, at whatever depth
     "peft": "harness.backends.local",
     "mlflow": "harness.tracking",
     "matplotlib": "harness.plot",
+    "plotly": "harness.compare.page",
 }
-AT_CALL = ("torch", "peft", "mlflow", "transformers", "datasets", "tinker", "matplotlib", "pandas")  # never at import
+# Never at import:
+AT_CALL = ("torch", "peft", "mlflow", "transformers", "datasets", "tinker", "matplotlib", "plotly", "pandas")
 AT_IMPORT = {  # modules that are themselves only imported at call
     "harness.supervised.datum",
     "harness.supervised.stream_parts",

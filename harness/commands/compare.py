@@ -26,7 +26,16 @@ import click
 )
 @click.option("--explain", "explained", is_flag=True, help="Say where they parted: in training, by slice, by example.")
 @click.option("--fail-if", type=click.Choice(["worse"]), help="Exit code 1 where a run is worse than the baseline.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Draw the curves: .png, .svg or .pdf.")
+@click.option(
+    "--out",
+    "outputs",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the report: .html (a page with curves), .md, .json, .csv; or draw the curves: .png, .svg, .pdf. May be "
+    "given several times; a report that is there is replaced.",
+)
+@click.option("--log", "experiment", metavar="EXPERIMENT", help="Log the page to MLflow, as a run of this experiment.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -37,7 +46,8 @@ def command(
     x: str,
     explained: bool,
     fail_if: str | None,
-    out: Path | None,
+    outputs: tuple[Path, ...],
+    experiment: str | None,
 ) -> None:
     """Compare train and test NLL of runs.
 
@@ -46,18 +56,24 @@ def command(
     """
     from rich.console import Console
 
-    from harness.compare import explain, judge, load_runs, plot, print_explanation, print_report
+    from harness.compare import explain, explain_sections, judge, load_runs, make_report, print_report
+    from harness.compare.export import check_outputs, write_report
 
+    check_outputs(outputs)
     runs = load_runs(sources)
     judgement = judge(runs, baseline, at, x, on)
-    explanation = explain(runs, judgement, on) if explained else None
-    if out is not None:
-        plot(runs, out, on)
-    console = Console()
-    print_report(runs, console, on, judgement)
-    if explanation is not None:
-        print_explanation(explanation, console)
-    if out is not None:
-        click.echo(f"\nwrote {out}")
+    report = make_report(runs, on, judgement)
+    if explained:
+        report.sections.extend(explain_sections(explain(runs, judgement, on)))
+    for path in outputs:
+        write_report(report, path)
+    print_report(report, Console())
+    if outputs:
+        click.echo(f"\nwrote {', '.join(map(str, outputs))}")
+    if experiment is not None:
+        from harness.compare.page import render_page
+        from harness.tracking.mlflow_report import log_report
+
+        click.echo(log_report(render_page(report), list(runs.states), experiment))
     if fail_if and judgement.worse():
         ctx.exit(1)

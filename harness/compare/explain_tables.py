@@ -1,18 +1,16 @@
-"""An explanation in words and tables of cells, and in the terminal."""
+"""An explanation in words and tables of cells."""
 
 import json
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from harness.compare.explain import Explanation
 from harness.compare.load import RUN
 from harness.compare.paired import NO_VERDICT
+from harness.compare.report import Section
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from harness.renderers.messages import Message
 
 _SHOWN = 80  # characters of a message
@@ -26,44 +24,14 @@ diff = NLL summed over the example's loss-carrying tokens - the baseline's, in n
 were picked for their size: they show where to look, and prove nothing."""
 
 
-class Part(NamedTuple):
-    """A table and what is said under it; where it has no row, its notes alone.
-
-    Attributes:
-        title: Of the table.
-        columns: Their heads.
-        rows: Cells as they are shown, one a column.
-        notes: Lines under it.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: list[list[str]]
-    notes: list[str]
-
-
-def parts(explanation: Explanation) -> list[Part]:
-    """All but the config differences, in the order in which they are shown."""
+def explain_sections(explanation: Explanation) -> list[Section]:
+    """All but the config differences, which a report has anyway, in the order in which they are shown."""
     found = [_parted(explanation), *_slices(explanation)]
     if len(explanation.examples):
         found.append(_examples(explanation))
     if reasons := [f"{run}: no examples to hold against: {reason}" for run, reason in explanation.reasons.items()]:
-        found.append(Part("", (), [], reasons))
+        found.append(Section("explained", "", notes=reasons))
     return found
-
-
-def print_explanation(explanation: Explanation, console: "Console") -> None:
-    """Print where runs parted, and the slices and examples on which they differ."""
-    made = [(_table(part) if part.rows else None, part.notes) for part in parts(explanation)]
-    if not console.is_terminal:  # nothing ends where a line of a pipe does
-        unlimited = console.options.update(max_width=10_000)
-        console.width = max(console.width, *(console.measure(t, options=unlimited).maximum for t, _ in made if t))
-    for table, notes in made:
-        console.print()
-        if table:
-            console.print(table)
-        for note in notes:
-            console.print(note, markup=False, highlight=False)
 
 
 def words_of_parted(row: Mapping[Hashable, Any]) -> tuple[str, str]:
@@ -93,12 +61,16 @@ def words_of_parted(row: Mapping[Hashable, Any]) -> tuple[str, str]:
     return batches, nll
 
 
-def _parted(explanation: Explanation) -> Part:
+def _section(title: str, columns: tuple[str, ...], rows: list[list[str]], notes: Sequence[str] = ()) -> Section:
+    return Section("explained", title, columns, rows, list(notes), words=_WORDS)
+
+
+def _parted(explanation: Explanation) -> Section:
     rows = [[str(run), *words_of_parted(row)] for run, row in explanation.parted.to_dict("index").items()]
-    return Part(f"Training, beside {explanation.baseline}", ("run", "batches", "train NLL on these"), rows, [])
+    return _section(f"Training, beside {explanation.baseline}", ("run", "batches", "train NLL on these"), rows)
 
 
-def _slices(explanation: Explanation) -> list[Part]:
+def _slices(explanation: Explanation) -> list[Section]:
     columns = ("slice", "examples", "tokens", "baseline", "NLL", "diff", "95 % interval", "part")
     found = []
     by_run: dict[str, list[Mapping[Hashable, Any]]] = {}
@@ -108,7 +80,7 @@ def _slices(explanation: Explanation) -> list[Part]:
         rows = [_slice_cells(row) for row in of_run]
         tokens, total = (sum(row[key] for row in of_run) for key in ("num_loss_tokens", "contribution"))
         rows.append(["all", "", f"{tokens:,}", "", "", f"{total:+.4f}", "", f"{total:+.4f}"])
-        found.append(Part(f"{run} and {explanation.baseline}, by slice", columns, rows, []))
+        found.append(_section(f"{run} and {explanation.baseline}, by slice", columns, rows))
     if found:
         found[-1].notes.append(_OF_SLICES)
     return found
@@ -127,7 +99,7 @@ def _slice_cells(row: Mapping[Hashable, Any]) -> list[str]:
     ]
 
 
-def _examples(explanation: Explanation) -> Part:
+def _examples(explanation: Explanation) -> Section:
     frame = explanation.examples
     has_slices, has_text = bool(frame["slice"].notna().any()), not explanation.no_text
     rows = [
@@ -144,7 +116,7 @@ def _examples(explanation: Explanation) -> Part:
     ]
     columns = ("diff", "tokens", "baseline", "NLL", *(["slice"] * has_slices), "id", *(["text"] * has_text))
     notes = [_OF_EXAMPLES] if has_text else [f"Their text is not at hand: {explanation.no_text}", _OF_EXAMPLES]
-    return Part(f"Examples on which {explanation.run} and {explanation.baseline} differ most", columns, rows, notes)
+    return _section(f"Examples on which {explanation.run} and {explanation.baseline} differ most", columns, rows, notes)
 
 
 def shortened(messages: "Sequence[Message] | None") -> str:
@@ -173,18 +145,3 @@ def harmless(text: str) -> str:
 
 def _name(of_slice: str | None) -> str:
     return "-" if of_slice is None else harmless(of_slice)
-
-
-def _table(part: Part) -> "Table":
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 1, 0, 0)}
-    table = Table(title=part.title, title_justify="left", title_style="bold", **style)
-    for column in part.columns:
-        words = column in _WORDS
-        table.add_column(column, justify="left" if words else "right", overflow="fold", no_wrap=not words)
-    for row in part.rows:
-        table.add_row(*map(Text, row))  # Text: a name may hold [brackets], which are markup in a str
-    return table

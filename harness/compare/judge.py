@@ -39,6 +39,11 @@ class Judgement:
     against: "pd.DataFrame"
     configs: "pd.DataFrame"
 
+    def _repr_html_(self) -> str:
+        from harness.compare.notebook import judgement_as_html
+
+        return judgement_as_html(self)
+
     def worse(self) -> list[str]:
         """The runs whose whole interval lies above the baseline.
 

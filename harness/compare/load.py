@@ -65,6 +65,11 @@ class Runs:
     states: dict[str, str]
     directories: dict[str, RunDir]
 
+    def _repr_html_(self) -> str:
+        from harness.compare.notebook import runs_as_html
+
+        return runs_as_html(self)
+
     def evaluation(self, run: str, step: int, on: str = "") -> Evaluation | None:
         """What ``run`` measured of each example of test set ``on`` at ``step``; None where it measured nothing. It is
         read now, and no other: the files are large.

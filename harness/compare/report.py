@@ -1,30 +1,31 @@
-"""Runs -> tables for the terminal."""
+"""Runs -> what a comparison says of them: tables of words and numbers with their notes, made once for the terminal, a
+page and files."""
 
+import dataclasses
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from harness.compare.align import AFTER, BEST, BETWEEN, COMMON, LAST, choose, evaluations, find_point, words
+from harness.compare.curves import resumes
 from harness.compare.judge import Judgement, judge, turned_up
 from harness.compare.load import Runs
 from harness.compare.stats import best_runs, by_test_set, config_differences, summarise
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Console
-    from rich.table import Table
 
-_FOOTNOTE = """
+OF_NLLS = """\
 gap = best test - train NLL at that step; the train NLL is that of one batch.
 The best step was chosen on the test set that it is reported on: its NLL looks better than it is."""
-_OF_PAIRS = """
+_OF_PAIRS = """\
 diff = test NLL - that of {baseline}, nats per token, on the same {examples} examples; its interval ({level}) and p \
 are by a bootstrap over these. better, worse: the whole interval is below, above 0. lower = examples with a lower NLL; \
 sign p = exact sign test of as many lower as higher. Each p is Holm-corrected.
 This is about these checkpoints, on other examples like these."""
-_OF_SEEDS = """
+_OF_SEEDS = """\
 Configs: Welch's t interval ({level}) and t test (Holm-corrected) over the test NLLs of their seeds.
 This is about other seeds of these configs, on this test set."""
-_OF_CHECKPOINTS = """
+_OF_CHECKPOINTS = """\
 One run of each config compares these checkpoints, not the configs. Two or more seeds of each, at one step, compare \
 those."""
 _VERDICT = ("diff", "95 % interval", "Holm p", "verdict")
@@ -32,10 +33,57 @@ _MARKED = {  # by its first character
     BETWEEN: "~ the last evaluation before",
     AFTER: "! the run's last evaluation",
 }
+_WORDS = ("run", "runs", "state", "path", "value", "verdict")
 
 
-def print_report(runs: Runs, console: "Console", on: str = "", judgement: Judgement | None = None) -> None:
-    """Print NLLs, what was trained, verdicts, and config differences, with what has to be known to read them.
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A table, and what has to be known to read it; where there is no row, its notes alone.
+
+    Attributes:
+        key: What it is about, for who looks for one.
+        title: Of the table.
+        columns: Their heads.
+        rows: Cells as they are shown, one a column.
+        notes: Lines under the table; one that is indented belongs to the one before.
+        best: Indices of the rows that stand out.
+        words: The columns that hold words; the others hold numbers.
+    """
+
+    key: str
+    title: str
+    columns: tuple[str, ...] = ()
+    rows: list[list[str]] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    best: frozenset[int] = frozenset()
+    words: tuple[str, ...] = _WORDS
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Report:
+    """What a comparison says.
+
+    Attributes:
+        runs: Those that were compared.
+        on: The test set: "" is the unnamed one.
+        summary: :func:`harness.compare.stats.summarise`.
+        judgement: :func:`harness.compare.judge.judge`.
+        differences: :func:`harness.compare.stats.config_differences`.
+        sections: In the order in which they are shown; a part of the report that is made elsewhere is appended.
+        footnotes: What the columns mean, and what the verdicts are about.
+    """
+
+    runs: Runs
+    on: str
+    summary: "pd.DataFrame"
+    judgement: Judgement
+    differences: "pd.DataFrame"
+    sections: list[Section]
+    footnotes: list[str]
+
+
+def make_report(runs: Runs, on: str = "", judgement: Judgement | None = None) -> Report:
+    """NLLs, what was trained, verdicts and config differences, with what has to be known to read them.
 
     Args:
         on: The test set: "" is the unnamed one.
@@ -46,35 +94,37 @@ def print_report(runs: Runs, console: "Console", on: str = "", judgement: Judgem
     """
     summary = summarise(runs, on)
     judgement = judgement or judge(runs, on=on)
-    tables = [_nll_table(summary, on), _training_table(summary)]
-    if point := _point_table(runs, judgement, on):
-        tables.append(point)
-    if len(judgement.against.dropna(subset="difference")):
-        tables.append(_pairs_table(judgement))
-    if len(judgement.configs):
-        tables.append(_configs_table(judgement))
-    if not console.is_terminal:  # nothing ends where a line of a pipe does: rather a long line than a broken name
-        unlimited = console.options.update(max_width=10_000)
-        console.width = max(console.width, *(console.measure(table, options=unlimited).maximum for table in tables))
-    console.print(tables[0])
-    for note in _notes(runs, summary, on):
-        console.print(note, markup=False, highlight=False)
-    for table in tables[1:]:
-        console.print()
-        console.print(table)
-    for i, note in enumerate(_reasons(judgement)):
-        console.print(note if i else f"\n{note}", markup=False, highlight=False)
-    _print_differences(runs, console)
-    for text in _footnotes(judgement):
-        console.print(text, style="dim", markup=False, highlight=False)
+    differences = config_differences(runs)
+    sections = [
+        *summary_sections(runs, summary, on),
+        _point_section(runs, judgement, on),
+        *verdict_sections(judgement),
+        _differences_section(differences),
+    ]
+    said = [section for section in sections if section.rows or section.notes]
+    return Report(runs, on, summary, judgement, differences, said, [OF_NLLS, *footnotes(judgement)])
 
 
-def _nll_table(summary: "pd.DataFrame", on: str) -> "Table":
-    columns = ("last test", "step", "best test", "step", "train", "step", "gap")
-    table = _table(f"NLL in nats per token{f', test set {on}' if on else ''}", "run", *columns)
+def summary_sections(runs: Runs, summary: "pd.DataFrame", on: str = "") -> list[Section]:
+    """What each run came to by itself.
+
+    Args:
+        summary: :func:`harness.compare.stats.summarise`.
+        on: The test set: "" is the unnamed one.
+    """
+    return [_nll_section(runs, summary, on), _training_section(runs, summary)]
+
+
+def verdict_sections(judgement: Judgement) -> list[Section]:
+    """How the runs, and their configs, compare."""
+    return [_pairs_section(judgement), _configs_section(judgement)]
+
+
+def _nll_section(runs: Runs, summary: "pd.DataFrame", on: str) -> Section:
     best = best_runs(summary)
-    for run, row in summary.to_dict("index").items():
-        cells = [
+    rows = [
+        [
+            str(run),
             _nll(row["last_test_nll"]) + ("^" if _rose(row) else " "),
             _count(row["last_test_step"]),
             _nll(row["best_test_nll"]) + ("*" if run in best else " "),
@@ -83,43 +133,72 @@ def _nll_table(summary: "pd.DataFrame", on: str) -> "Table":
             _count(row["train_step"]),
             _nll(row["gap"], "+.4f"),
         ]
-        _add_row(table, str(run), *cells, style="bold green" if run in best else None)
-    return table
+        for run, row in summary.to_dict("index").items()
+    ]
+    return Section(
+        "nll",
+        f"NLL in nats per token{f', test set {on}' if on else ''}",
+        ("run", "last test", "step", "best test", "step", "train", "step", "gap"),
+        rows,
+        _notes(runs, summary, on),
+        frozenset(i for i, row in enumerate(rows) if row[0] in best),
+    )
 
 
-def _training_table(summary: "pd.DataFrame") -> "Table":
-    table = _table("Trained", "run", "state", "steps", "tokens", "loss tokens", "last train NLL")
+def _training_section(runs: Runs, summary: "pd.DataFrame") -> Section:
+    rows = []
     for run, row in summary.to_dict("index").items():
         counts = [_count(row[column]) for column in ("steps", "num_tokens", "num_loss_tokens")]
-        _add_row(table, str(run), row["state"], *counts, _nll(row["last_train_nll"]))
-    return table
+        rows.append([str(run), row["state"], *counts, _nll(row["last_train_nll"])])
+    columns = ("run", "state", "steps", "tokens", "loss tokens", "last train NLL")
+    return Section("training", "Trained", columns, rows, _resumed(runs))
 
 
-def _point_table(runs: Runs, judgement: Judgement, on: str) -> "Table | None":
+def _resumed(runs: Runs) -> list[str]:
+    found = resumes(runs)
+    went_on = [f"{run} (at step {', '.join(_count(r.step) for r in again)})" for run, again in found.items()]
+    superseded = {run: sum(resume.num_superseded for resume in again) for run, again in found.items()}
+    rows = [f"{run} ({_count(num)})" for run, num in superseded.items() if num]
+    return [
+        *([f"resumed: {', '.join(went_on)}"] if went_on else []),
+        *([f"rows that a resume could not reproduce, and put aside: {', '.join(rows)}"] if rows else []),
+    ]
+
+
+def _point_section(runs: Runs, judgement: Judgement, on: str) -> Section:
     """NLLs at the x that is judged; where none is and runs end at different steps, at the last that all reached."""
     at, x, chosen = judgement.at, judgement.x, judgement.chosen
     if isinstance(at, str):
         if len({points[-1].step for points in evaluations(runs, on=on).values() if points}) < 2:
-            return None
+            return Section("point", "")
         at, x = float(find_point(runs, COMMON, on=on)), "step"
         chosen = choose(runs, at, x, on)
-    table = _table(f"At {words(x, at)}", "run", "test", "step", "train", "step", "gap")
-    for run, row in chosen.to_dict("index").items():
-        cells = [_nll(row["test_nll"]), _count(row["step"]) + _MARKED.get(row["where"], " ")[0]]
-        _add_row(table, str(run), *cells, _nll(row["train_nll"]), _count(row["train_step"]), _nll(row["gap"], "+.4f"))
-    table.caption = "\n".join(text for where, text in _MARKED.items() if where in set(chosen["where"]))
-    return table
+    rows = [
+        [
+            str(run),
+            _nll(row["test_nll"]),
+            _count(row["step"]) + _MARKED.get(row["where"], " ")[0],
+            _nll(row["train_nll"]),
+            _count(row["train_step"]),
+            _nll(row["gap"], "+.4f"),
+        ]
+        for run, row in chosen.to_dict("index").items()
+    ]
+    notes = [text for where, text in _MARKED.items() if where in set(chosen["where"])]
+    return Section("point", f"At {words(x, at)}", ("run", "test", "step", "train", "step", "gap"), rows, notes)
 
 
-def _pairs_table(judgement: Judgement) -> "Table":
+def _pairs_section(judgement: Judgement) -> Section:
+    rows = []
+    if len(judgement.against.dropna(subset="difference")):
+        step = judgement.chosen["step"][judgement.baseline]
+        rows = [[judgement.baseline, _count(step), "-", "-", "-", "baseline", "-", "-"]]
+        rows += [
+            [str(run), _count(row["step"]), *verdict_cells(row), _nll(row["lower"], ".0%"), _p(row["sign_p"])]
+            for run, row in judgement.against.to_dict("index").items()
+        ]
     title = f"Against {judgement.baseline}: {_point(judgement)}"
-    table = _table(title, "run", "step", *_VERDICT, "lower", "sign p")
-    step = judgement.chosen["step"][judgement.baseline]
-    _add_row(table, judgement.baseline, _count(step), "-", "-", "-", "baseline", "-", "-")
-    for run, row in judgement.against.to_dict("index").items():
-        lower = _nll(row["lower"], ".0%")
-        _add_row(table, str(run), _count(row["step"]), *_verdict_cells(row), lower, _p(row["sign_p"]))
-    return table
+    return Section("against", title, ("run", "step", *_VERDICT, "lower", "sign p"), rows, _reasons(judgement))
 
 
 def _point(judgement: Judgement) -> str:
@@ -127,15 +206,17 @@ def _point(judgement: Judgement) -> str:
     return named[judgement.at] if isinstance(judgement.at, str) else f"at {words(judgement.x, judgement.at)}"
 
 
-def _configs_table(judgement: Judgement) -> "Table":
+def _configs_section(judgement: Judgement) -> Section:
+    rows = [
+        [row["runs"], _count(row["num_seeds"]), _nll(row["test_nll"]), *verdict_cells(row)]
+        for row in judgement.configs.to_dict("records")
+    ]
     title = f"Configs, by the spread between their seeds: {_point(judgement)}"
-    table = _table(title, "runs", "seeds", "test", *_VERDICT)
-    for row in judgement.configs.to_dict("records"):
-        _add_row(table, row["runs"], _count(row["num_seeds"]), _nll(row["test_nll"]), *_verdict_cells(row))
-    return table
+    return Section("configs", title, ("runs", "seeds", "test", *_VERDICT), rows)
 
 
-def _verdict_cells(row: Mapping[Hashable, Any]) -> list[str]:
+def verdict_cells(row: Mapping[Hashable, Any]) -> list[str]:
+    """Difference, interval, p and verdict."""
     interval = "-" if row["low"] != row["low"] else f"{row['low']:+.4f} to {row['high']:+.4f}"
     return [_nll(row["difference"], "+.4f"), interval, _p(row["p"]), row["verdict"]]
 
@@ -151,8 +232,9 @@ def _reasons(judgement: Judgement) -> list[str]:
     return [f"{run}: no verdict: {reason}" for run, reason in reasons.items() if reason]
 
 
-def _footnotes(judgement: Judgement) -> list[str]:
-    texts = [_FOOTNOTE]
+def footnotes(judgement: Judgement) -> list[str]:
+    """What verdicts are made of, and what they are about."""
+    texts = []
     if num := len(judged := judgement.against.dropna(subset="difference")):
         examples = _count(judged["num_examples"].iloc[0])
         texts.append(_OF_PAIRS.format(baseline=judgement.baseline, examples=examples, level=_level(num)))
@@ -187,47 +269,16 @@ def _notes(runs: Runs, summary: "pd.DataFrame", on: str) -> list[str]:
     return notes
 
 
-def _print_differences(runs: Runs, console: "Console") -> None:
-    differences = config_differences(runs)
-    if differences.empty:
-        if len(differences.columns) > 1:
-            console.print("\nThe configs do not differ.")
-        return
-    table = _table("Config differences", "path", "value", "runs")
+def _differences_section(differences: "pd.DataFrame") -> Section:
+    rows = []
     for path, values in differences.to_dict("index").items():
         by_value: dict[str, list[str]] = {}
         for run, value in values.items():
             by_value.setdefault("-" if value is None else str(value), []).append(str(run))
         for i, (value, names) in enumerate(by_value.items()):
-            _add_row(table, "" if i else str(path), value, ", ".join(names))
-    console.print()
-    console.print(table)
-
-
-def _table(title: str, *columns: str) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        caption_justify="left",
-        caption_style="",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for column in columns:
-        text = column in ("run", "state", "path", "value", "runs", "verdict")
-        table.add_column(column, justify="left" if text else "right", overflow="fold", no_wrap=not text)
-    return table
-
-
-def _add_row(table: "Table", *cells: str, style: str | None = None) -> None:
-    from rich.text import Text
-
-    table.add_row(*map(Text, cells), style=style)  # Text: a name may hold [brackets], which are markup in a str
+            rows.append(["" if i else str(path), value, ", ".join(names)])
+    notes = ["The configs do not differ."] if not rows and len(differences.columns) > 1 else []
+    return Section("differences", "Config differences", ("path", "value", "runs"), rows, notes)
 
 
 def _rose(row: Mapping[Hashable, Any]) -> bool:

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from harness.compare.align import choose
 from harness.compare.load import RUN, Runs
+from harness.compare.report import Section
 from harness.exceptions import ConfigError
 from harness.plot import Response, draw_responses
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Console
 
 _SEED = "seed"
 _NLL, _FINGERPRINT = "test_nll", "fingerprint"
 _DIFFER = "test sets differ or are unknown: NLLs compare within one colour"
-_FOOTNOTE = """
+_WORDS = ("parameter", "value", "test set")
+FOOTNOTE = """\
 Of the last evaluations of the runs that are finished, the mean over seeds: best = the lowest over the values of the \
 other parameters, seed sd = standard deviation between the seeds of that one; mean and worst over the same. What lies \
 within the seeds' spread is no difference; the best of many looks better than it is."""
@@ -85,42 +86,26 @@ def _response(configs: Any) -> dict[str, Any]:
     return {"num_runs": sum(configs["size"].tolist())} | numbers
 
 
-def print_responses(responses: "pd.DataFrame", console: "Console") -> None:
-    """Print what :func:`responses` gave as a table, with what has to be known to read it."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
+def responses_section(responses: "pd.DataFrame") -> Section:
+    """What :func:`responses` gave as a table."""
     several = _are_several(responses)
-    table = Table(
-        title="Response of test NLL to each parameter",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    columns = ["parameter", "value", *(["test set"] if several else [])]
-    numbers = ["runs", "best", "seed sd", "mean", "worst"]
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for column in numbers:
-        table.add_column(column, justify="right", no_wrap=True)
+    rows: list[list[str]] = []
     parameter = None
     for row in responses.to_dict("records"):
         cells = [row["parameter"] if row["parameter"] != parameter else "", _word(row["value"])]
         cells += [str(row["fingerprint"])] if several else []
-        cells += [f"{row['num_runs']:,}", *(_nll(row[name]) for name in ("best", "seed_sd", "mean", "worst"))]
-        table.add_row(*map(Text, cells))
+        rows.append(
+            [*cells, f"{row['num_runs']:,}", *(_nll(row[name]) for name in ("best", "seed_sd", "mean", "worst"))]
+        )
         parameter = row["parameter"]
-    if not console.is_terminal:  # nothing ends where a line of a pipe does
-        unlimited = console.options.update(max_width=10_000)
-        console.width = max(console.width, console.measure(table, options=unlimited).maximum)
-    console.print()
-    console.print(table)
-    if several:
-        console.print("TEST SETS DIFFER: NLLs compare only within one", markup=False, highlight=False)
-    console.print(_FOOTNOTE, style="dim", markup=False, highlight=False)
+    return Section(
+        "responses",
+        "Response of test NLL to each parameter",
+        (*_WORDS[: 2 + several], "runs", "best", "seed sd", "mean", "worst"),
+        rows,
+        ["TEST SETS DIFFER: NLLs compare only within one"] if several else [],
+        words=_WORDS,
+    )
 
 
 def draw(results: "pd.DataFrame", responses: "pd.DataFrame", path: Path) -> None:

@@ -98,7 +98,7 @@ def make_run(
     tags |= place_tags(run_dir)
     tags |= links
     return client.create_run(
-        _experiment_id(client, destination.experiment, uri),
+        experiment_id(client, destination.experiment, uri),
         start_time=config["started"],
         tags={key: value[:TAG_LENGTH] for key, value in tags.items()},
         run_name=destination.run_name,
@@ -159,7 +159,18 @@ def change_tags(client: MlflowClient, run_id: str, wanted: Mapping[str, str | No
         client.delete_tag(run_id, key)
 
 
-def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
+def experiment_id(
+    client: MlflowClient, name: str, uri: str, another: str = "give the run's command again with experiment=NAME"
+) -> str:
+    """The experiment of that name, made where it is missing.
+
+    Args:
+        uri: The store of ``client``.
+        another: How the user chooses another one.
+
+    Raises:
+        TrackingError: where it was deleted.
+    """
     from mlflow import MlflowException
 
     experiment = client.get_experiment_by_name(name)
@@ -174,7 +185,7 @@ def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
         raise TrackingError(
             f'the experiment "{name}" was deleted at {redact(uri)}: restore it there '
             f"(MLFLOW_TRACKING_URI={redact(uri)} mlflow experiments restore -x {experiment.experiment_id}), or choose "
-            "another: give the run's command again with experiment=NAME"
+            f"another: {another}"
         )
     return experiment.experiment_id
 

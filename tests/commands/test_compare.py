@@ -7,6 +7,9 @@ from harness.__main__ import main
 from harness.supervised.mapping import fingerprint
 from tests.commands.test_main import run_harness
 from tests.compare.made_runs import last_row, make_run, scored, train_row
+from tests.tracking.conftest import client as client
+from tests.tracking.conftest import database as database
+from tests.tracking.conftest import uri as uri
 
 
 @pytest.fixture
@@ -35,19 +38,38 @@ def test_it_compares_and_draws_and_changes_nothing_in_the_runs(runs, tmp_path):
     assert not imported & {"tinker", "torch", "transformers", "mlflow", "datasets", "peft"}
 
 
+def test_a_report_is_written_in_every_form_that_is_asked_for(runs, tmp_path):
+    done, imported = run_harness(
+        "compare", runs, "--out", tmp_path / "r.html", "--out", tmp_path / "r.json", "--x", "tokens"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(f"\nwrote {tmp_path / 'r.html'}, {tmp_path / 'r.json'}\n")
+    assert "tokens trained on" in (tmp_path / "r.html").read_text()
+    assert json.loads((tmp_path / "r.json").read_text())["judgement"]["x"] == "tokens"
+    assert "plotly" in imported and not imported & {"matplotlib", "mlflow", "torch", "tinker"}
+
+
+def test_the_page_is_logged_to_mlflow(runs, uri, client, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    result = compare("runs", "--log", "exp")
+    (run,) = client.search_runs([client.get_experiment_by_name("exp").experiment_id])
+    assert result.stdout.endswith(f"\nlogged report.html to run {run.info.run_id} of experiment exp at {uri}\n")
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["report.html"]
+
+
 def test_without_out_nothing_is_drawn(runs):
     done, imported = run_harness("compare", runs / "a", runs / "b")
     assert done.returncode == 0
     assert "wrote" not in done.stdout
-    assert "matplotlib" not in imported
+    assert not imported & {"matplotlib", "plotly", "mlflow"}
 
 
 def test_mistakes_are_one_line_and_exit_2(runs):
     for args, error in [
         (["runs", "nope"], "error: nope: no such run directory\n"),
         (
-            ["runs", "--out", "x.csv"],
-            "error: x.csv: a figure is a .png, .svg, .pdf file: end its name in one of these\n",
+            ["nope", "--out", "x.txt"],  # said before a run is read
+            "error: x.txt: no form of a report: end its name in .html, .json, .csv, .md, .png, .svg, .pdf\n",
         ),
         (
             ["runs", "--on", "math"],

@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from harness.compare import explain, load_runs
-from harness.compare.explain_tables import harmless, parts, print_explanation, shortened, words_of_parted
+from harness.compare.explain_tables import explain_sections, harmless, shortened, words_of_parted
+from harness.compare.terminal import print_sections
 from harness.run_dir import BATCH_DIGEST
 from harness.supervised.mapping import fingerprint
 from tests.compare.made_runs import last_row, make_run, scored, train_row
@@ -119,9 +120,8 @@ def folder(tmp_path, monkeypatch):
 
 def printed(runs, *, width=80, terminal=False, **options):
     file = io.StringIO()
-    print_explanation(
-        explain(runs, **options), Console(file=file, width=width, force_terminal=terminal, color_system=None)
-    )
+    console = Console(file=file, width=width, force_terminal=terminal, color_system=None)
+    print_sections(explain_sections(explain(runs, **options)), console)
     return file.getvalue()
 
 
@@ -151,14 +151,14 @@ def test_without_text_the_reason_is_given(folder):
     (folder / "test.jsonl").unlink()
     text = printed(load_runs([folder / "a", folder / "b"]))
     assert "\nTheir text is not at hand: Data file not found: test.jsonl\n" in text
-    assert "text" not in parts(explain(load_runs([folder / "a", folder / "b"])))[2].columns
+    assert "text" not in explain_sections(explain(load_runs([folder / "a", folder / "b"])))[2].columns
 
 
 def test_examples_of_no_slice_have_no_such_column_and_runs_that_do_not_compare_a_reason(tmp_path):
     make_run(tmp_path / "a", [last_row(1, 2.0)], examples=scored([2.0, 3.0], [1, 1]))
     make_run(tmp_path / "b", [last_row(1, 1.0)], examples=scored([1.0, 3.0], [1, 1]))
     make_run(tmp_path / "c", [train_row(0, 1.0)])
-    training, examples, reasons = parts(explain(load_runs(tmp_path)))
+    training, examples, reasons = explain_sections(explain(load_runs(tmp_path)))
     assert training.rows == [["b", "no step that both trained", "-"], ["c", "no step that both trained", "-"]]
     assert examples.columns == ("diff", "tokens", "baseline", "NLL", "id") and len(examples.rows) == 1
     assert reasons.notes == ["c: no examples to hold against: it has no evaluated examples at this point"]

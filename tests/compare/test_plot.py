@@ -17,10 +17,10 @@ def test_the_suffix_chooses_the_format_and_a_file_is_replaced(tmp_path, suffix):
     assert path.read_bytes().startswith(STARTS[suffix])
 
 
-def svg(tmp_path, runs, on=""):
+def svg(tmp_path, runs, on="", x="step"):
     """The figure as SVG, which names each text that it draws in a comment."""
     path = tmp_path / "figure.svg"
-    plot(runs, path, on)
+    plot(runs, path, on, x)
     return path.read_text()
 
 
@@ -43,6 +43,13 @@ def test_the_figure_says_that_test_sets_differ(tmp_path):
     for name in ("a", "b"):
         make_run(tmp_path / name, [train_row(0, 4.0, 3.0)], test={"": name})
     assert "test sets differ or are unknown: test curves do not compare" in svg(tmp_path, load_runs(tmp_path))
+
+
+def test_the_axis_is_the_users(tmp_path):
+    make_run(tmp_path / "a", [train_row(0, 4.0, 3.0), last_row(1, 2.0)])
+    assert "<!-- tokens trained on -->" in svg(tmp_path, load_runs(tmp_path / "a"), x="tokens")
+    with pytest.raises(ConfigError, match=r"^no run's NLLs have a place on the epoch axis: choose another --x$"):
+        plot(load_runs(tmp_path / "a"), tmp_path / "x.png", x="epoch")
 
 
 @pytest.mark.parametrize("name", ["nll.csv", "nll"])

@@ -2,13 +2,14 @@ import io
 
 from rich.console import Console
 
-from harness.compare import judge, load_runs, print_report
+from harness.compare import judge, load_runs, make_report, print_report
+from harness.compare.report import Section
 from tests.compare.made_runs import last_row, make_run, scored, train_row
 
 
 def printed(runs, *, width=80, terminal=False, on=""):
     file = io.StringIO()
-    print_report(runs, Console(file=file, width=width, force_terminal=terminal, color_system=None), on)
+    print_report(make_report(runs, on), Console(file=file, width=width, force_terminal=terminal, color_system=None))
     return file.getvalue()
 
 
@@ -148,7 +149,7 @@ def test_the_chosen_point_is_named(tmp_path):
 
     def titles(at, x="step"):
         file = io.StringIO()
-        print_report(runs, Console(file=file, width=80), judgement=judge(runs, at=at, x=x))
+        print_report(make_report(runs, judgement=judge(runs, at=at, x=x)), Console(file=file, width=80))
         return [
             line.rstrip() for line in file.getvalue().splitlines() if line.startswith(("At ", "Against ", "!", "~"))
         ]
@@ -175,3 +176,23 @@ def test_no_verdict_has_its_reason_and_no_table_of_nothing(tmp_path):
     make_run(tmp_path / "x" / "c", [train_row(0, 4.0)])
     make_run(tmp_path / "x" / "d", [train_row(0, 4.0)])
     assert "verdict" not in printed(load_runs(tmp_path / "x"))
+
+
+def test_resumes_are_noted_with_the_rows_that_they_put_aside(tmp_path):
+    run = make_run(tmp_path / "a", [train_row(k, 4.0 - k) for k in range(3)], state=None)
+    run.supersede(2, attempt=2)
+    run.append_metrics(train_row(2, 2.5))
+    run.append_attempt({"attempt": 2, "event": "start", "ts": 3, "next_step": 2})
+    make_run(tmp_path / "b", [train_row(0, 4.0)])
+    text = printed(load_runs(tmp_path))
+    assert "resumed: a (at step 2)\n" in text
+    assert "rows that a resume could not reproduce, and put aside: a (1)\n" in text
+
+
+def test_a_part_that_is_made_elsewhere_is_shown_like_the_others(tmp_path):
+    make_run(tmp_path / "a", [train_row(0, 4.0, 3.0)])
+    report = make_report(load_runs(tmp_path))
+    report.sections.append(Section("slices", "By slice", ("slice", "NLL"), [["maths", "2.0000"]], words=("slice",)))
+    file = io.StringIO()
+    print_report(report, Console(file=file, width=80))
+    assert "\nBy slice      \nslice     NLL \n──────────────\nmaths  2.0000 \n" in file.getvalue()

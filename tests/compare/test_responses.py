@@ -5,7 +5,8 @@ import pytest
 from rich.console import Console
 
 from harness.compare import load_runs
-from harness.compare.responses import draw, print_responses, responses, results
+from harness.compare.responses import draw, responses, responses_section, results
+from harness.compare.terminal import print_sections
 from harness.exceptions import ConfigError
 from tests.compare.made_runs import last_row, make_run, train_row
 
@@ -104,7 +105,7 @@ def test_test_sets_that_differ_are_kept_apart(tmp_path):
 
 def printed(found):
     out = io.StringIO()
-    print_responses(found, Console(file=out, width=60))
+    print_sections([responses_section(found)], Console(file=out, width=60))
     return out.getvalue()
 
 
