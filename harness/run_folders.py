@@ -1,35 +1,64 @@
 """Where run directories lie."""
 
+import glob
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from harness.exceptions import RunDirError
 from harness.run_dir import CONFIG, METRICS, RunDir
 
 _MLFLOW_COPIES = "artifacts"  # a folder of this name holds what the mirror uploaded, and is no run
+_HOLDS = f"a run directory holds {CONFIG} and {METRICS}"
 
 
-def find_runs(paths: list[str] | list[Path]) -> list[RunDir]:
-    """The run directories among and below ``paths``, in the order given and then by name.
+def find_runs(paths: Iterable[str | os.PathLike[str]]) -> list[RunDir]:
+    """The run directories among and below ``paths``, in the order given and then by name; each once.
+
+    Args:
+        paths: Run directories, folders, and patterns with ``*``, ``?``, ``[…]`` or ``**``.
 
     Raises:
-        RunDirError: for a path that is not there, or under which no run is found.
+        RunDirError: for a path that is not there, a pattern that nothing matches, or where no run is found under one.
     """
-    runs: list[RunDir] = []
+    runs: dict[str, RunDir] = {}
     for path in map(Path, paths):
-        if not path.exists():
-            raise RunDirError(f"{path}: no such run directory")
-        below = {file.parent for name in (CONFIG, METRICS) for file in path.rglob(name)}
-        found = [path] if _is_run(path) else sorted(p for p in below if _is_run(p) and not _is_left_out(p))
-        if not found:
-            raise RunDirError(f"{path}: no run in it (a run directory holds {CONFIG} and {METRICS})")
-        runs += [RunDir(p) for p in found if RunDir(p).path not in {r.path for r in runs}]
-    return runs
+        for found in _matching(path.expanduser()):
+            runs.setdefault(os.path.abspath(found), RunDir(found))  # "a" and "b/../a" are one run
+    return list(runs.values())
 
 
-def _is_run(path: Path) -> bool:
+def _matching(path: Path) -> list[Path]:
+    if path.exists():
+        found = _below(path)
+        where = "in it"
+    elif glob.has_magic(str(path)):
+        matches = sorted(map(Path, glob.glob(str(path), recursive=True)))
+        if not matches:
+            raise RunDirError(f"{path}: nothing matches this pattern")
+        found = [run for match in matches for run in _below(match)]
+        where = "in what it matches"
+    else:
+        raise RunDirError(f"{path}: no such run directory")
+    if not found:
+        raise RunDirError(f"{path}: no run {where} ({_HOLDS})")
+    return found
+
+
+def _below(path: Path) -> list[Path]:
+    """``path`` where a run is, else the runs below it."""
+    if _is_run(path, os.listdir(path) if path.is_dir() else []):
+        return [path]
+    found = (Path(folder) for folder, _, files in os.walk(path) if _is_run(Path(folder), files))
+    return sorted(run for run in found if not _is_left_out(run))
+
+
+def _is_run(path: Path, files: list[str]) -> bool:
     """Whether a run was started here; a model's folder has a config.json too."""
+    if METRICS in files or CONFIG not in files:
+        return METRICS in files
     try:
-        return (path / METRICS).exists() or bool(RunDir(path).config())
+        return bool(RunDir(path).config())
     except RunDirError:
         return False
 

@@ -67,6 +67,7 @@ COMPARE_MAY = {
     "harness.supervised.jsonl",
     "harness.supervised.mapping",
     "harness.supervised.conversation_files",
+    "harness.tracking.mlflow_reader",
     "harness.compare",
 }
 HEAVY = {  # and the only places that may import it, at whatever depth

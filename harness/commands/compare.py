@@ -51,8 +51,8 @@ def command(
 ) -> None:
     """Compare train and test NLL of runs.
 
-    RUN is a run directory, or a folder that holds some. Nothing in them is changed, and runs that are still training
-    can be compared too.
+    RUN is a run directory, a folder that holds some, a pattern ('runs/lr-*'), mlflow:EXPERIMENT, or the id of an MLflow
+    run. Nothing in them is changed, and runs that are still training can be compared too.
     """
     from rich.console import Console
 

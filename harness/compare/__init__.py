@@ -1,6 +1,6 @@
-"""Past runs side by side: run directories -> DataFrames -> statistics -> tables and figures.
+"""Past runs side by side: runs -> DataFrames -> statistics -> tables and figures.
 
-    runs = load_runs(["runs"])       # run directories, or folders that hold some
+    runs = load_runs(["runs"])       # run directories, folders and patterns of them, mlflow:EXPERIMENT, mlflow:RUN_ID
     summarise(runs)                  # a row a run: last and best test NLL, train NLL there, gap, tokens
     judge(runs, baseline="a")        # each run against one, example by example; configs by the spread between seeds
     align(runs, [100, 200])          # test NLLs at a common x, what lies between evaluations marked
@@ -9,8 +9,8 @@
     make_report(runs)                # all of it in tables and notes; print_report and write_report show it
     plot(runs, "nll.png")            # train and test NLL over steps
 
-Importing this loads neither pandas nor matplotlib nor plotly; nothing here ever loads tinker, torch, transformers or
-mlflow.
+Importing this loads neither pandas nor matplotlib nor plotly; nothing here ever loads tinker, torch or transformers,
+nor mlflow where no source is of MLflow.
 """
 
 from harness.compare.align import align

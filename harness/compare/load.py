@@ -1,27 +1,30 @@
-"""Run directories -> frames. A run that is still training, or died, is read for what it holds."""
+"""Runs -> frames. A run that is still training, died, or is damaged is read for what it holds."""
 
+import atexit
 import dataclasses
 import os
-from collections.abc import Iterable
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import config_io
+from harness.compare import cache
+from harness.compare.metric_table import concat
+from harness.compare.read_run import RunData, read_directory, read_mlflow_run
+from harness.compare.sources import find_sources
 from harness.exceptions import RunDirError
-from harness.run_dir import EVAL_EXAMPLES, STEP, SUPERSEDED_BY, Row, RunDir
-from harness.run_folders import find_runs
-from harness.run_tags import tags
+from harness.run_dir import EVAL_EXAMPLES, RunDir
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    import pyarrow as pa
+
+    from harness.tracking.mlflow_reader import MlflowRun
 
 RUN = "run"  # the column, or index, that holds a run's name
-
-TEST_CONTENTS = "test_contents"  # of config.json's data: fingerprints of what test sets say, before it was rendered
-
-# What config.json records beside the config and can explain a difference between two runs.
-_RECORDED = ("versions", "numerics", "git_commit", "parent")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,18 +48,24 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Runs:
-    """What several run directories hold, in the order in which they were named.
+    """What several runs hold, in the order in which they were named.
 
     Attributes:
-        metrics: A row a run and step, sorted by step within each run: ``run``, ``step``, and every metric key of any
-            of the runs; NaN where a row has none.
+        metrics: A row a run and step, sorted by step within each run: ``run``, ``step`` (int64), and every metric key
+            of any of the runs: numbers (float64, int64 where every row has a whole one) or text. Missing where a row
+            has none.
         configs: A row a run, indexed by ``run``: every config path of any of the runs (``learning_rate``,
             ``dataset_builder.common_config.batch_size``), then ``versions.*``, ``numerics.*``, ``git_commit`` and
             ``data.*``: fingerprints and counts. None where a run has no such path: everywhere, where it has no
-            config.json.
+            config.
         test_sets: A row a run, ``set`` ("" for the unnamed one) and ``fingerprint`` that it was evaluated on.
-        states: RUNNING, FINISHED, FAILED, KILLED or NEW, by run.
-        directories: The run directory, by run.
+        states: By run: RUNNING, FINISHED, FAILED, KILLED or NEW; UNKNOWN where tinker-cookbook does not tell;
+            UNREADABLE where attempts.jsonl is damaged.
+        directories: The run directory, by run; a run that MLflow alone has is not among them.
+        files: Where a run's files are read, by run: its directory, or a copy of its MLflow artifacts that lasts until
+            this process ends. A run that has left nothing but points in MLflow is not among them.
+        origins: What each run was read from, in words.
+        notes: By run, what could not be read of it, and what means something else than in other runs; in words.
     """
 
     metrics: "pd.DataFrame"
@@ -64,6 +73,9 @@ class Runs:
     test_sets: "pd.DataFrame"
     states: dict[str, str]
     directories: dict[str, RunDir]
+    files: dict[str, RunDir]
+    origins: dict[str, str]
+    notes: dict[str, list[str]]
 
     def _repr_html_(self) -> str:
         from harness.compare.notebook import runs_as_html
@@ -79,7 +91,9 @@ class Runs:
         """
         import numpy as np
 
-        directory = self.directories[run]
+        directory = self.files.get(run)
+        if directory is None:
+            return None
         rows = [row for row in directory.eval_examples(step) if row["set"] == on]
         if not rows:
             return None
@@ -105,94 +119,60 @@ class Runs:
 
 
 def load_runs(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Runs:
-    """Read run directories, and those in folders that hold some. A run is named by its folder, with as many of the
-    folders above it as tell it from the others.
+    """Read runs for what they hold. A run is named by its folder, with as many of the folders above it as tell it from
+    the others; one that MLflow alone has by its name there, with its id before it where others have that name.
+
+    Args:
+        sources: Run directories, of tinker-cookbook too; folders and patterns (``runs/lr-*``) of them; experiments and
+            runs of the MLflow store that ``MLFLOW_TRACKING_URI`` names, else of ``mlruns/`` here
+            (``mlflow:EXPERIMENT``, ``mlflow:RUN_ID``, or a run id).
 
     Raises:
-        RunDirError: for a path without a run, or a file that is damaged before its last line.
+        RunDirError: for a path without a run.
+        TrackingError: for what is not in MLflow, or was deleted there, and where MLflow cannot be reached.
     """
     import pandas as pd
 
-    if isinstance(sources, (str, os.PathLike)):
-        sources = [sources]
-    found = find_runs([Path(source) for source in sources])
-    by_path = {Path(os.path.abspath(run.path)): run for run in found}  # "a" and "b/../a" are one run
-    runs = dict(zip(_names(list(by_path)), by_path.values(), strict=True))
-    documents = {name: _as_last_asked(run) if run.exists() else {} for name, run in runs.items()}
+    found = find_sources([sources] if isinstance(sources, (str, os.PathLike)) else sources)
+    read = _read(found)
+    cache.trim()
+    table, text_left_out = concat([data.metrics for data in read.values()])
+    for data, keys in zip(read.values(), text_left_out, strict=True):
+        data.notes.extend(f"{key}: text left out: other runs have numbers there" for key in keys)
 
-    rows = [{RUN: name} | row for name, run in runs.items() for row in _with_later_evaluations(run.metrics(), run)]
-    metrics = pd.DataFrame(rows) if rows else pd.DataFrame(columns=[RUN, STEP])
-
-    flat = {name: _flatten(document) for name, document in documents.items()}
-    paths = list(dict.fromkeys(path for row in flat.values() for path in row))
-    cells = [[row.get(path) for path in paths] for row in flat.values()]
-    configs = pd.DataFrame(cells, index=pd.Index(flat, name=RUN), columns=paths, dtype=object)
-
-    test_sets = [(name, *pair) for name, run in runs.items() for pair in _test_sets(run, documents[name])]
+    paths = list(dict.fromkeys(path for data in read.values() for path in data.config))
+    cells = [[data.config.get(path) for path in paths] for data in read.values()]
+    test_sets = [(name, *pair) for name, data in read.items() for pair in data.test_sets]
     return Runs(
-        metrics=metrics,
-        configs=configs,
+        metrics=_frame(table, {name: data.metrics.num_rows for name, data in read.items()}),
+        configs=pd.DataFrame(cells, index=pd.Index(read, name=RUN), columns=paths, dtype=object),
         test_sets=pd.DataFrame(test_sets, columns=[RUN, "set", "fingerprint"]),
-        states={name: run.state() for name, run in runs.items()},
-        directories=runs,
+        states={name: data.state for name, data in read.items()},
+        directories={name: run for name, run in found.items() if isinstance(run, RunDir)},
+        files={name: data.files for name, data in read.items() if data.files},
+        origins={name: data.origin for name, data in read.items()},
+        notes={name: data.notes for name, data in read.items() if data.notes},
     )
 
 
-def _with_later_evaluations(rows: list[Row], run: RunDir) -> list[Row]:
-    """``rows`` by step, with what was measured after training: in the row of its step, or in one of its own."""
-    by_step = {row[STEP]: row for row in rows}
-    for evaluation in run.later_evaluations():
-        if SUPERSEDED_BY not in evaluation:
-            step = evaluation[STEP]
-            by_step[step] = by_step.get(step, {STEP: step}) | evaluation["metrics"]
-    return [by_step[step] for step in sorted(by_step)]
+def _read(found: "Mapping[str, RunDir | MlflowRun]") -> dict[str, RunData]:
+    if all(isinstance(run, RunDir) for run in found.values()):
+        downloads = Path()
+    else:
+        downloads = Path(tempfile.mkdtemp(prefix="harness-compare-"))
+        atexit.register(shutil.rmtree, downloads, ignore_errors=True)
+
+    def read(run: "RunDir | MlflowRun") -> RunData:
+        return read_directory(run) if isinstance(run, RunDir) else read_mlflow_run(run, downloads / run.run_id)
+
+    with ThreadPoolExecutor() as pool:  # Arrow lets the GIL go while it reads, and a server answers several at once
+        return dict(zip(found, pool.map(read, found.values()), strict=True))
 
 
-def _names(paths: list[Path]) -> list[str]:
-    """The shortest end of each path that no other path has."""
+def _frame(table: "pa.Table", num_rows: Mapping[str, int]) -> "pd.DataFrame":
+    """``table``, in which the rows of each run stand together, with the name of the run."""
+    import numpy as np
+    import pyarrow as pa
 
-    def name(path: Path) -> str:
-        for depth in range(1, len(path.parts)):
-            end = path.parts[-depth:]
-            if sum(other.parts[-depth:] == end for other in paths) == 1:
-                return str(Path(*end))
-        return str(path)
-
-    return [name(path) for path in paths]
-
-
-def _as_last_asked(run: RunDir) -> Row:
-    """config.json, with what was said otherwise later: by the last attempt how long the run goes on, and its tags."""
-    document = run.config()
-    changed = run.changed_extents() | {"tags": tags(run)}
-    return document | {"config": document["config"] | changed} if "config" in document else document
-
-
-def _flatten(document: Row) -> Row:
-    if not document:
-        return {}
-    recorded = {key: document[key] for key in _RECORDED if key in document}
-    return config_io.flatten(document["config"] | recorded) | _of_data(document.get("data", {}))
-
-
-def data_path(key: str, test_set: str) -> str:
-    """The config path of what is known of a test set."""
-    return f"data.{key}.{test_set}" if test_set else f"data.{key}"
-
-
-def _of_data(data: Row) -> Row:
-    """What config.json says of the data, by path. Fingerprints of test sets are left to ``Runs.test_sets``: they depend
-    on the tokenizer, those of their contents do not."""
-    counts = data.get("num_examples", {"test": {}})
-    known = {"data.train": data.get("train"), "data.num_examples.train": counts.get("train")}
-    known |= {data_path("num_examples.test", name): count for name, count in counts["test"].items()}
-    known |= {data_path(TEST_CONTENTS, name): found for name, found in data.get(TEST_CONTENTS, {}).items()}
-    return {path: value for path, value in known.items() if value is not None}
-
-
-def _test_sets(run: RunDir, document: Row) -> list[tuple[str, str]]:
-    """(set, fingerprint) of what the run was evaluated on; of what its config names, where it was not yet."""
-    evaluated = list(dict.fromkeys((row["set"], row["fingerprint"]) for row in run.evaluations()))
-    known = {name for name, _ in evaluated}
-    named = document.get("data", {}).get("test") or {}
-    return evaluated + [(name, fingerprint) for name, fingerprint in named.items() if name not in known]
+    index = np.repeat(np.arange(len(num_rows)), list(num_rows.values()))
+    return table.add_column(0, RUN, pa.array(num_rows, pa.string()).take(pa.array(index))).to_pandas()

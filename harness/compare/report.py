@@ -266,7 +266,7 @@ def _notes(runs: Runs, summary: "pd.DataFrame", on: str) -> list[str]:
         notes.append(f"not evaluated on this test set: {', '.join(untested)}")
     if bare := [run for run in runs.states if run not in runs.configs.dropna(how="all").index]:
         notes.append(f"no config.json: {', '.join(bare)}")
-    return notes
+    return notes + [f"{run}: {note}" for run, of_run in runs.notes.items() for note in of_run]
 
 
 def _differences_section(differences: "pd.DataFrame") -> Section:

@@ -4,7 +4,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from harness import config_io
-from harness.compare.load import RUN, Runs, data_path
+from harness.compare.load import RUN, Runs
+from harness.compare.read_run import data_path
 from harness.exceptions import ConfigError
 from harness.run_dir import NUM_LOSS_TOKENS, NUM_TOKENS, STEP, TRAIN_NLL, test_key
 
@@ -78,7 +79,7 @@ def _summary(rows: "pd.DataFrame", nll: str) -> dict[str, Any]:
     return {
         "steps": len(trained),
         "num_tokens": trained[NUM_TOKENS].sum(),
-        "num_loss_tokens": trained[NUM_LOSS_TOKENS].sum(),
+        "num_loss_tokens": trained[NUM_LOSS_TOKENS].sum(min_count=min(1, len(trained))),  # not 0 where none is counted
         "last_test_nll": _last(tested, nll),
         "last_test_step": _last(tested, STEP),
         "best_test_nll": _last(best, nll),

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.compare.load import TEST_CONTENTS, Evaluation, Runs, data_path
+from harness.compare.load import Evaluation, Runs
+from harness.compare.read_run import TEST_CONTENTS, data_path
 from harness.exceptions import DataError
 from harness.files import read_jsonl
 from harness.run_dir import QUARANTINE, Row
@@ -48,7 +49,7 @@ def find_conversations(runs: Runs, run: str, evaluation: Evaluation, on: str = "
 
 def _set_aside(runs: Runs, run: str, path: str) -> set[int]:
     """The numbers of the lines that the run put into quarantine."""
-    directory = runs.directories.get(run)
+    directory = runs.files.get(run)
     rows = read_jsonl(directory / QUARANTINE) if directory and (directory / QUARANTINE).exists() else []
     return {row["line"] for row in rows if row.get("file") == path}
 

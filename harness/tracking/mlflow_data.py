@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_UNKNOWN = "unknown"  # the digest of data that has no fingerprint: MLflow takes none without one
+UNKNOWN = "unknown"  # the digest of data that has no fingerprint: MLflow takes none without one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,4 +109,4 @@ def _data_set(
     else:
         name, source_type = builder["type"].rpartition(":")[2], "code"
         source = {"tags": {"mlflow.source.type": "LOCAL", "mlflow.source.name": builder["type"]}}
-    return DataSet(set_name or name, digest or _UNKNOWN, source_type, source, num_examples)
+    return DataSet(set_name or name, digest or UNKNOWN, source_type, source, num_examples)

@@ -14,6 +14,10 @@ RUN_ID = "harness.run_id"  # config.json's run_id: finds a run directory's MLflo
 ERROR = "harness.error"  # only where the last attempt failed
 LOG_PATH = "harness.log_path"  # the run directory
 PARENT = "harness.parent"  # of a fork: its parent's run_id
+COMMIT = "mlflow.source.git.commit"
+TRAIN_DATA = "harness.data.train"  # its fingerprint
+TEST_DATA = "harness.data.test"  # of a named set: with "." and its name after it
+VERSION = "harness.version."  # of the library whose name follows
 _NOT_A_USERS = ("harness.", "mlflow.")  # what names of tags begin with that the mirror and MLflow set
 _LIBRARIES = ("torch", "transformers")
 
@@ -32,7 +36,7 @@ def fixed_tags(run_dir: RunDir, document: Row, note: str) -> dict[str, str]:
         "mlflow.user": document.get("user"),
         "mlflow.source.name": argv[0] if argv else None,
         "mlflow.source.type": "LOCAL",
-        "mlflow.source.git.commit": document["git_commit"],
+        COMMIT: document["git_commit"],
         "mlflow.note.content": note or description(run_dir, document),
         RUN_ID: document["run_id"],
         PARENT: (document.get("parent") or {}).get("run_id"),
@@ -41,9 +45,9 @@ def fixed_tags(run_dir: RunDir, document: Row, note: str) -> dict[str, str]:
         "harness.backend": ((config["backend"] or {}).get("type") or "").rpartition(":")[2],
         "harness.model": config["model_name"],
         "harness.renderer": renderer_name(config),
-        "harness.data.train": train and train.digest,
-        **{f"harness.data.test{f'.{name}' if name else ''}": data.digest for name, data in tests.items()},
-        **{f"harness.version.{library}": versions.get(library) for library in _LIBRARIES},
+        TRAIN_DATA: train and train.digest,
+        **{f"{TEST_DATA}{f'.{name}' if name else ''}": data.digest for name, data in tests.items()},
+        **{f"{VERSION}{library}": versions.get(library) for library in _LIBRARIES},
     }
     return {key: value for key, value in tags.items() if value}
 

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -121,6 +122,77 @@ def test_a_path_without_a_run_is_named(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunDirError, match=r"^empty: no run in it \(a run directory holds config.json and"):
         load_runs(["empty"])
+
+
+def test_a_pattern_stands_for_what_it_matches(tmp_path, monkeypatch):
+    for name in ("lr-1/seed-0", "lr-1/seed-1", "lr-2", "[x]"):
+        make_run(tmp_path / "runs" / name, [train_row(0, 1.0)])
+    (tmp_path / "runs" / "lr-notes.txt").touch()
+    (tmp_path / "runs" / "lr-empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert list(load_runs("runs/lr-*").states) == ["seed-0", "seed-1", "lr-2"]
+    assert list(load_runs(["runs/**/seed-[1-9]", "runs/[x]"]).states) == ["seed-1", "[x]"]
+    with pytest.raises(RunDirError, match=r"^runs/z\*: nothing matches this pattern$"):
+        load_runs("runs/z*")
+    with pytest.raises(RunDirError, match=r"^runs/\*-e\*: no run in what it matches \(a run directory holds"):
+        load_runs("runs/*-e*")
+
+
+def test_a_damaged_run_is_read_for_what_it_holds_and_the_others_are_not_touched_by_it(tmp_path, monkeypatch):
+    for name in ("damaged", "whole"):
+        make_run(tmp_path / name, [train_row(0, 3.0, 2.0), train_row(1, 2.0), last_row(2, 1.0)])
+    monkeypatch.chdir(tmp_path)
+    for file in ("config.json", "metrics.jsonl", "attempts.jsonl", "eval_examples.jsonl"):
+        lines = Path("damaged", file).read_text().splitlines(keepends=True)
+        Path("damaged", file).write_text("".join(["{damaged\n", *lines[1:]]))
+
+    runs = load_runs(["damaged", "whole"])
+
+    assert runs.metrics.loc[runs.metrics["run"] == "damaged", STEP].tolist() == [1, 2]
+    assert runs.states == {"damaged": "UNREADABLE", "whole": "FINISHED"}
+    assert list(runs.notes) == ["damaged"]
+    config, metrics, examples, attempts = runs.notes["damaged"]
+    assert config.startswith(f"{tmp_path}/damaged/config.json: not JSON (")
+    assert metrics == "metrics.jsonl: line 1 left out: not a row with a 'step'"
+    assert attempts.startswith(f"{tmp_path}/damaged/attempts.jsonl:1: not a JSON row (")
+    assert examples.startswith(f"{tmp_path}/damaged/eval_examples.jsonl:1: not a JSON row (")
+    assert runs.configs.loc["damaged"].isna().all()
+    assert runs.test_sets["run"].tolist() == ["whole"]
+
+
+def test_text_where_other_runs_have_numbers_is_left_out(tmp_path):
+    make_run(tmp_path / "a", [train_row(0, 3.0) | {"grade": "A", "digest": "ff"}])
+    make_run(tmp_path / "b", [train_row(0, 3.0) | {"grade": 1.5, "digest": "ee"}])
+    runs = load_runs(tmp_path)
+    assert runs.metrics["grade"].dropna().tolist() == [1.5]
+    assert runs.metrics["digest"].tolist() == ["ff", "ee"]
+    assert runs.notes == {"a": ["grade: text left out: other runs have numbers there"]}
+
+
+def test_columns_that_no_run_has_a_value_in_are_of_numbers(tmp_path):
+    make_run(tmp_path / "a", [train_row(0, 3.0) | {"test/nll": None}])
+    assert load_runs(tmp_path).metrics["test/nll"].dtype == "float64"
+
+
+def test_of_no_source_there_is_no_run():
+    runs = load_runs([])
+    assert runs.states == {} and runs.metrics.columns.tolist() == ["run", "step"]
+
+
+def test_the_second_time_comes_from_the_cache_and_is_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("harness.compare.cache.SETTLED_SECONDS", -1.0)
+    for name in ("a", "b"):
+        make_run(tmp_path / "runs" / name, [train_row(0, 3.0, 2.0) | {"digest": name}, last_row(1, 1.0)])
+    with Path(tmp_path, "runs", "b", "metrics.jsonl").open("a") as file:
+        file.write("{damaged\n" + json.dumps(last_row(2, 0.5)) + "\n")
+    first = load_runs(tmp_path / "runs")
+    monkeypatch.setattr("harness.compare.read_run.read_table", None)
+    monkeypatch.setattr("harness.run_dir.RunDir.evaluations", None)
+    second = load_runs(tmp_path / "runs")
+    pd.testing.assert_frame_equal(first.metrics, second.metrics)
+    pd.testing.assert_frame_equal(first.test_sets, second.test_sets)
+    assert first.notes == second.notes == {"b": ["metrics.jsonl: line 3 left out: not a row with a 'step'"]}
 
 
 def test_a_copy_elsewhere_is_read_the_same(tmp_path):
