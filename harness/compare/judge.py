@@ -9,7 +9,7 @@ from harness.compare.align import LAST, choose, evaluations, find_point
 from harness.compare.load import RUN, Evaluation, Runs
 from harness.compare.paired import MIN_CLUSTERS, NO_VERDICT, WORSE, Comparison, compare_examples, verdict
 from harness.compare.seeds import compare_configs
-from harness.exceptions import ConfigError
+from harness.exceptions import ConfigError, RunDirError
 from harness.run_dir import STEP, TRAIN_NLL, test_key
 
 if TYPE_CHECKING:
@@ -147,12 +147,16 @@ def against(runs: Runs, chosen: "pd.DataFrame", baseline: str, on: str = "") -> 
 
     points = chosen["point"].to_dict()
     steps = {str(run): int(row["step"]) for run, row in chosen.dropna(subset="step").to_dict("index").items()}
-    evaluated = {run: runs.evaluation(run, steps[run], on) if run in steps else None for run in runs.states}
-    base = evaluated.pop(baseline)
-    rows: dict[str, dict[str, Any]] = {run: {"step": steps.get(run), "verdict": NO_VERDICT} for run in evaluated}
+    evaluated, damaged = _evaluations(runs, steps, on)
+    base = evaluated.get(baseline)
+    others = [run for run in runs.states if run != baseline]
+    rows: dict[str, dict[str, Any]] = {run: {"step": steps.get(run), "verdict": NO_VERDICT} for run in others}
     comparable: dict[str, Evaluation] = {}
-    for run, evaluation in evaluated.items():
-        if base is None or evaluation is None:
+    for run in others:
+        evaluation = evaluated.get(run)
+        if trouble := damaged.get(run) or damaged.get(baseline):
+            rows[run]["reason"] = trouble
+        elif base is None or evaluation is None:
             rows[run]["reason"] = f"{'it' if base else 'the baseline'} has no evaluated examples at this point"
         elif points[run] != points[baseline]:
             rows[run]["reason"] = f"its evaluation stands at {points[run]}, the baseline's at {points[baseline]}"
@@ -174,6 +178,21 @@ def against(runs: Runs, chosen: "pd.DataFrame", baseline: str, on: str = "") -> 
     types = dict.fromkeys(Comparison._fields, float) | {"step": "Int64", "num_examples": "Int64"}
     table = pd.DataFrame.from_dict(rows, orient="index").reindex(index=list(rows), columns=columns)
     return table.astype(types).rename_axis(index=RUN)
+
+
+def _evaluations(runs: Runs, steps: dict[str, int], on: str) -> tuple[dict[str, Evaluation], dict[str, str]]:
+    """What each run's evaluation at its step measured; and of those that are damaged, how."""
+    found: dict[str, Evaluation] = {}
+    damaged: dict[str, str] = {}
+    for run, step in steps.items():
+        try:
+            evaluation = runs.evaluation(run, step, on)
+        except RunDirError as error:
+            damaged[run] = str(error)
+            continue
+        if evaluation is not None:
+            found[run] = evaluation
+    return found, damaged
 
 
 def _why_not(base: Evaluation, other: Evaluation) -> str:

@@ -15,7 +15,7 @@ from harness.compare.metric_table import concat
 from harness.compare.read_run import RunData, read_directory, read_mlflow_run
 from harness.compare.sources import find_sources
 from harness.exceptions import RunDirError
-from harness.run_dir import EVAL_EXAMPLES, RunDir
+from harness.run_dir import EVAL_EXAMPLES, LATER_EVALUATIONS, RunDir
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,17 +97,15 @@ class Runs:
         rows = [row for row in directory.eval_examples(step) if row["set"] == on]
         if not rows:
             return None
+        file = directory / (LATER_EVALUATIONS if "metrics" in rows[-1] else EVAL_EXAMPLES)
         nll = np.array(rows[-1].get("nll", ()), dtype=np.float64)
         if not np.isfinite(nll).all():
-            raise RunDirError(
-                f"{directory / EVAL_EXAMPLES}: the evaluation at step {step} has NaN in it: remove that line"
-            )
+            raise RunDirError(f"{file}: the evaluation at step {step} has NaN in it: remove that line")
         lengths = {name: len(rows[-1].get(name, ())) for name in ("ids", "slices", "nll", "num_loss_tokens")}
         if len(set(lengths.values())) > 1:
             found = ", ".join(f"{name} {length}" for name, length in lengths.items())
             raise RunDirError(
-                f"{directory / EVAL_EXAMPLES}: the evaluation at step {step} has columns of different lengths "
-                f"({found}): remove that line"
+                f"{file}: the evaluation at step {step} has columns of different lengths ({found}): remove that line"
             )
         return Evaluation(
             fingerprint=rows[-1]["fingerprint"],

@@ -59,10 +59,10 @@ def summarise(runs: Runs, on: str = "") -> "pd.DataFrame":
     columns = [RUN, STEP, NUM_TOKENS, NUM_LOSS_TOKENS, TRAIN_NLL, nll]
     metrics = runs.metrics.reindex(columns=columns).astype({TRAIN_NLL: float, nll: float})
     tested_on = fingerprints(runs, on)
+    none: pd.DataFrame = metrics.iloc[:0]
+    by_run = {str(run): of_run for run, of_run in metrics.groupby(RUN, sort=False)}
     rows = {
-        run: {"state": state}
-        | _summary(metrics.loc[metrics[RUN] == run], nll)
-        | {"test_fingerprint": tested_on.get(run)}
+        run: {"state": state} | _summary(by_run.get(run, none), nll) | {"test_fingerprint": tested_on.get(run)}
         for run, state in runs.states.items()
     }
     counts = ("steps", "num_tokens", "num_loss_tokens", "last_test_step", "best_step", "train_step")

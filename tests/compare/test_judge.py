@@ -193,3 +193,16 @@ def test_where_test_nll_turned_up_while_train_nll_fell(tmp_path):
     curve(tmp_path / "one-batch-since", [4.0, 3.0], [5.0, 4.0, 4.5])
     make_run(tmp_path / "untested", [train_row(0, 4.0)])
     assert turned_up(load_runs(tmp_path)) == {"overfits": 1}
+
+
+@pytest.mark.parametrize(("damaged", "told"), [("c", ["c"]), ("a", ["b", "c"])])
+def test_a_damaged_evaluation_has_no_verdict_and_leaves_the_others_theirs(tmp_path, damaged, told):
+    for name, shift in (("a", 0.0), ("b", -0.2), ("c", -0.2)):
+        make(tmp_path / name, shift, noise=NOISE)
+    file = tmp_path / damaged / "eval_examples.jsonl"
+    file.write_text(file.read_text().replace('"nll": [', '"nll": [1.0, '))
+    table = against(tmp_path)
+    reasons = table["reason"].to_dict()
+    assert table["verdict"].to_dict() == {run: "no verdict" if run in told else "better" for run in reasons}
+    for run in told:
+        assert reasons[run].startswith(f"{file}: the evaluation at step 1 has columns of different lengths")
