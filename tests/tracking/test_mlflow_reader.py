@@ -82,7 +82,7 @@ def test_params_and_tags_say_what_config_json_does(tmp_path):
 
 
 def test_a_run_that_somebody_else_logged(tmp_path, client):
-    experiment = client.create_experiment("theirs")
+    experiment = client.create_experiment("theirs", artifact_location=(tmp_path / "artifacts").as_uri())
     run_id = client.create_run(experiment, run_name="x").info.run_id
     client.log_param(run_id, "lr", "1e-3")
     client.log_param(run_id, "api_key", "hf_secretsecret")
