@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,13 @@ def offline_world(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     offline.make_world(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_key_for_tinker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that leaves its backend open is trained here, whatever this environment holds."""
+    for name in [name for name in os.environ if name.startswith("TINKER_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(autouse=True)
