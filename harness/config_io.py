@@ -27,7 +27,7 @@ _SECRET_NAME = re.compile(rf"(^|[_\-.])({_SECRET})$", re.IGNORECASE)
 # user:password@ in front of a host; a password may hold / and @, a host may have a port.
 _USER_INFO = re.compile(r"(?<=://)([^\s/?#]*@|[^\s/?#:@]*:(?!\d+([/?#\s]|$))[^\s@]*@)")
 _QUERY_SECRET = re.compile(rf"(?<=[?&;])([\w\-.]*(?:{_SECRET})=)[^&;\s]+", re.IGNORECASE)
-_KEY = re.compile(r"\b(tml-|hf_|sk-)[A-Za-z0-9_\-]{8,}")
+_KEY = re.compile(r"\b((tml-|hf_|sk-)[A-Za-z0-9_\-]{8,}|eyJ[\w\-]+\.[\w\-]+\.[\w\-]+)")  # and JSON web tokens
 
 
 def to_json(value: Any, name: str = "") -> Any:

@@ -147,6 +147,10 @@ def _write_fork(run: RunDir, fork: RunDir, config: Config, record: CheckpointRec
     config.backend.copy_checkpoint(run.path, fork.path, record.state_path)
     fork.append_checkpoint(
         dataclasses.replace(
-            record, final=False, rolling=False, fresh_optimizer=record.fresh_optimizer or parent["weights_only"]
+            record,
+            final=False,
+            rolling=False,
+            inherited=True,
+            fresh_optimizer=record.fresh_optimizer or parent["weights_only"],
         )
     )

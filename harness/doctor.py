@@ -6,6 +6,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+from harness.checkpoint_record import is_remote
 from harness.exceptions import HarnessError, RunDirError
 from harness.files import iter_jsonl
 from harness.run_dir import ATTEMPTS, CHECKPOINTS, EVAL_EXAMPLES, LATER_EVALUATIONS, METRICS, TAGS, RunDir
@@ -88,7 +89,7 @@ def _missing_states(run_dir: RunDir) -> list[str]:
     gone = [
         record.name
         for record in run_dir.checkpoints()
-        if record.is_usable and "://" not in record.state_path and not (run_dir / record.state_path).exists()
+        if record.is_usable and not is_remote(record.state_path) and not (run_dir / record.state_path).exists()
     ]
     named = ", ".join(gone)
     return [f"{run_dir}: no state of checkpoint {named}: restore it, or resume from one before"] if gone else []

@@ -33,6 +33,10 @@ class BackendError(HarnessError, RuntimeError):
     """A backend that cannot run here, or a request that it could not serve."""
 
 
+class ServiceError(BackendError):
+    """A service that trains could not be reached, or refused or failed a request."""
+
+
 class CheckpointDamagedError(BackendError):
     """A checkpoint that is not what was saved: a file is missing or its hash differs."""
 

@@ -8,7 +8,7 @@ import difflib
 import importlib.util
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -176,9 +176,13 @@ def get_model_attributes(model_name: str) -> ModelAttributes:
     return MODELS[model_name]
 
 
-def near_matches(model_name: str) -> str:
-    """``; did you mean A or B?`` for a name that is in no table; empty for one that is, or where nothing is near."""
-    known = {name.rpartition("/")[2].lower(): name for name in (*MODELS, *PACKAGED_MODELS)}
+def near_matches(model_name: str, names: Iterable[str] = ()) -> str:
+    """``; did you mean A or B?`` for a name that is in no table; empty for one that is, or where nothing is near.
+
+    Args:
+        names: What there is instead of the tables' models.
+    """
+    known = {name.rpartition("/")[2].lower(): name for name in (names or (*MODELS, *PACKAGED_MODELS))}
     if model_name in known.values():
         return ""
     near = difflib.get_close_matches(model_name.rpartition("/")[2].lower(), known, n=3)

@@ -13,7 +13,8 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from harness import cli
 from harness.config_io import redact_argv, to_json
@@ -21,12 +22,9 @@ from harness.exceptions import ConfigError, HarnessError
 from harness.preview import load_config
 from harness.run_dir import RunDir
 from harness.supervised import provenance
-from harness.supervised.train import Config, with_own_builder
+from harness.supervised.train import Config, with_backend, with_own_builder
 from harness.sweep_grid import directory_name, parse_grid, short_names
 from harness.sweep_record import SWEEP, read_record, write_record
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 LOGS = "logs"  # in the sweep's folder: what each run printed
 FIGURE = "responses.png"
@@ -140,6 +138,7 @@ def _config(module: str, arguments: list[str], path: Path) -> Config:
     """The config of one run, checked as far as it can be without its data."""
     try:
         config = with_own_builder(load_config(module, arguments))
+        config = with_backend(config, RunDir(path), Console(quiet=True))
         config.backend.check(config.model_name)
     except HarnessError as error:
         raise ConfigError(f"{path.name}: {error}") from error

@@ -27,6 +27,13 @@ def offline_world(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def no_key_for_tinker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that leaves its backend open is trained here, whatever this environment holds."""
+    for name in [name for name in os.environ if name.startswith("TINKER_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
 def registered_renderers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is gone after it."""
     monkeypatch.setattr(renderers, "_registered", dict(renderers._registered))

@@ -8,7 +8,7 @@ import asyncio
 import json
 import shutil
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -178,6 +178,7 @@ class FakeBackend(Backend):
         run_path: Path,
         state_path: str | None = None,
         weights_path: str | None = None,
+        describe: Callable[[], Mapping[str, str]] = dict,
     ) -> FakeClient:
         client = FakeClient(run_path, seed, self.die_after, self.noise)
         if state_path:

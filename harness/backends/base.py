@@ -6,6 +6,7 @@ the only currency. Requests run in the order of their submission, each returns a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
@@ -68,11 +69,18 @@ class Backend:
     name: ClassVar[str]
     measures_time: ClassVar[bool] = False
     """Whether a request more costs nothing but time, so that the time a run takes can be measured beforehand."""
+    weights_with_every_state: ClassVar[bool] = True
+    """Whether the weights alone are saved beside every state; else beside the final one."""
 
     def check(self, model_name: str) -> None:
         """Raise BackendError where this backend cannot run here, ConfigError for an option or a model that is not
         there, at once: loads nothing."""
         raise NotImplementedError
+
+    @property
+    def described(self) -> str:
+        """Its name, and where it is, for people."""
+        return self.name
 
     def context_length(self, model_name: str) -> int | None:
         """The most input tokens that the model takes, where that can be known without loading it."""
@@ -98,6 +106,7 @@ class Backend:
         run_path: Path,
         state_path: str | None = None,
         weights_path: str | None = None,
+        describe: Callable[[], Mapping[str, str]] = dict,
     ) -> TrainingClient:
         """A client that holds the model.
 
@@ -106,6 +115,7 @@ class Backend:
             run_path: The run directory; what is saved in it is named by a path relative to it.
             state_path: Resume weights and optimiser from here (a checkpoint record's).
             weights_path: Start from these weights with a fresh optimiser (``load_checkpoint_path``).
+            describe: What the run is, as it is known at the time: metadata for what a service keeps of it.
 
         Raises:
             CheckpointDamagedError: where ``state_path`` is not what was saved.
@@ -135,5 +145,15 @@ class Backend:
         return None
 
     def remove_checkpoint(self, run_path: Path, state_path: str) -> None:
-        """Delete a saved state that is no longer kept."""
+        """Delete a saved state that is no longer kept; one that is gone already is no error."""
         raise NotImplementedError
+
+    async def conclude(self, lasting: Sequence[str]) -> None:
+        """A run is complete: keep the states at these paths for good, and finish what was asked of the others."""
+
+
+@chz.chz
+class OpenBackend(Backend):
+    """The one that suits, chosen when a run starts: see :func:`harness.backends.chosen`."""
+
+    name: ClassVar[str] = "open"

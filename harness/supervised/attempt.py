@@ -50,7 +50,8 @@ class Attempt:
             elif record.final and record.step < plan.total_steps:  # the run goes on
                 self._run.append_checkpoint(dataclasses.replace(record, final=False))
             elif record.deleted:  # a crash can have come before its state was removed
-                self._config.backend.remove_checkpoint(self._run.path, record.state_path)
+                for path in record.own_paths:
+                    self._config.backend.remove_checkpoint(self._run.path, path)
         self._run.supersede_later_evaluations(next_step, self._number)
         self.ledger = Ledger(self._run, next_step=next_step, attempt=self._number, tolerance=tolerance)
         self._run.append_attempt(

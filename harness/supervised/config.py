@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 import chz
 
-from harness.backends import BackendFactory, LocalBackend
-from harness.backends.base import Backend
+from harness.backends import BackendFactory
+from harness.backends.base import Backend, OpenBackend
 from harness.lr_schedules import LRSchedule
 from harness.supervised.plan import LRPolicy
 from harness.supervised.types import SupervisedDatasetBuilder
@@ -31,9 +31,12 @@ class Config:
     )
     renderer_name: str | None = chz.field(default=None, doc="Chat format; given, it sets the builder's renderer_name.")
     backend: Backend = chz.field(
-        default_factory=LocalBackend,
+        default_factory=OpenBackend,
         meta_factory=BackendFactory(),
-        doc="What trains.",
+        doc="What trains: local or tinker; left open, tinker where base_url or a key for it is there, else local.",
+    )
+    base_url: str | None = chz.field(
+        default=None, doc="A Tinker server; given, it sets the backend's base_url.", metadata=_PLACE
     )
 
     learning_rate: float = chz.field(default=2e-4, doc="Peak learning rate.", metadata=_TUNABLE)
@@ -88,6 +91,11 @@ class Config:
     keep: Literal["best_and_last", "last", "all"] | int = chz.field(
         default="best_and_last",
         doc="Checkpoints that stay when one is saved: best_and_last, last, all, or n: the best and the n newest.",
+        metadata=_PLACE,
+    )
+    ttl_seconds: int | None = chz.field(
+        default=None,
+        doc="Seconds after which a service deletes a checkpoint; given, it sets the backend's ttl_seconds.",
         metadata=_PLACE,
     )
     submit_ahead: int = chz.field(

@@ -111,7 +111,7 @@ def prepare(run: RunDir, config: Config, console: Console, recipe: str | None) -
         provenance.check_same_data(run, data)
     numerics = config.backend.numerics() if is_new else run.config()["numerics"]
     fixed = ", ".join(f"{key} {value}" for key, value in numerics.items())
-    console.print(f"{config.model_name} on {config.backend.name} ({fixed}) → {run}")
+    console.print(f"{config.model_name} on {config.backend.described}{f' ({fixed})' if fixed else ''} → {run}")
     total_steps = _total_steps(config, batches)
     plan = Plan.of_new_run(total_steps) if is_new else Plan.of_resumed_run(run, total_steps, config.lr_policy)
     if is_new and total_steps < _FEW_STEPS:
@@ -174,7 +174,7 @@ def _built(builder: SupervisedDatasetBuilder) -> tuple[SupervisedDataset, TestSe
         raise DataError(f"{type(builder).__name__}: {said}: mend the data, or what is asked of it") from error
 
 
-def restore(run: RunDir, config: Config, job: Job) -> Restored:
+def restore(run: RunDir, config: Config, job: Job, recipe: str | None) -> Restored:
     """Load the model as the last logged checkpoint left it; passed over for one before it is a checkpoint that
     is damaged, or whose rows are not all there."""
 
@@ -187,6 +187,7 @@ def restore(run: RunDir, config: Config, job: Job) -> Restored:
             run_path=run.path,
             state_path=state_path,
             weights_path=weights_path,
+            describe=lambda: provenance.metadata(run, config, recipe),
         )
 
     num_recorded = run.num_steps_recorded()

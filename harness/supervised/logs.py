@@ -1,4 +1,7 @@
-"""The log of a run: every message in its logs.log, what a person should see on the console as well."""
+"""The log of a run: every message in its logs.log, what a person should see on the console as well. No secret is in it.
+
+The Tinker SDK's warnings go the same way: by itself it would print them across the progress bar.
+"""
 
 import contextlib
 import logging
@@ -9,9 +12,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from harness.config_io import redact
 from harness.exceptions import RunDirError
 
 _ROOT = logging.getLogger("harness")
+_SDK = logging.getLogger("tinker")
+_POLLING = "tinker.lib.api_future_impl"  # warns each time that it asks for an answer again
 
 
 @contextlib.contextmanager
@@ -23,20 +29,32 @@ def logging_to(file: Path, console: Console) -> Iterator[None]:
         raise RunDirError(
             f"{file}: cannot be written ({error.strerror}): mend it, or choose another log_path"
         ) from None
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    to_file.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     to_console = _ConsoleHandler(console)
     level = _ROOT.level
     _ROOT.setLevel(logging.INFO)
     handlers = (to_file, to_console)
     for handler in handlers:
+        handler.addFilter(_is_told)
         _ROOT.addHandler(handler)
+        _SDK.addHandler(handler)
     try:
         yield
     finally:
         for handler in handlers:
             _ROOT.removeHandler(handler)
+            _SDK.removeHandler(handler)
             handler.close()
         _ROOT.setLevel(level)
+
+
+def _is_told(record: logging.LogRecord) -> bool:
+    return record.name != _POLLING or record.levelno > logging.WARNING
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
 
 
 class _FileHandler(logging.FileHandler):
@@ -61,6 +79,6 @@ class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = f"{record.levelname.lower()}: {record.getMessage()}"
-            self._console.print(Text(text, style="yellow"))
+            self._console.print(Text(redact(text), style="yellow"))
         except Exception:  # a closed pipe, say: no reason to stop training or its mirror
             self.handleError(record)

@@ -1,12 +1,27 @@
 """How far a run is: a bar in a terminal, plain lines elsewhere."""
 
+import asyncio
+import contextlib
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from harness import run_dir
 from harness.run_dir import Row
+
+_POLL_SECONDS = 1.0
+_FIRST_TOLD = 30.0  # seconds without an answer, before a line says so; then at twice as many, and so on
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """An answer that is waited for, since when on ``time.monotonic``'s clock."""
+
+    what: str
+    since: float
 
 
 class ProgressDisplay:
@@ -36,6 +51,39 @@ class ProgressDisplay:
     def say(self, line: str) -> None:
         """Print a line above the bar."""
         (self._bar.console if self._bar else self._console).print(line)
+
+    @contextlib.contextmanager
+    def watching(self, awaited: Callable[[], Awaited | None]) -> Iterator[None]:
+        """Show what is waited for where that takes long, while the context lasts."""
+        task = asyncio.get_running_loop().create_task(self._watch(awaited))
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _watch(self, awaited: Callable[[], Awaited | None]) -> None:
+        told: Awaited | None = None
+        tell_at = _FIRST_TOLD
+        while True:
+            await asyncio.sleep(_POLL_SECONDS)
+            now = awaited()
+            if now is None:
+                continue
+            if now is not told:
+                told, tell_at = now, _FIRST_TOLD
+            waited = time.monotonic() - now.since
+            if waited >= tell_at or (self._bar and waited >= _FIRST_TOLD):
+                self.waiting(now.what, waited)
+                while waited >= tell_at:
+                    tell_at *= 2
+
+    def waiting(self, what: str, seconds: float) -> None:
+        """Show that the answer to something is waited for, in the place of what was shown last."""
+        line = f"waiting for {what} for {duration(seconds)}"
+        if self._bar:
+            self._bar.update(self._task, shown=line)
+        else:
+            self._console.print(line)
 
     def update(self, row: Row) -> None:
         """Show a row: a step that was trained, or the last evaluation."""

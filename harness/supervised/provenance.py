@@ -6,6 +6,7 @@ import functools
 import getpass
 import importlib.metadata
 import platform
+import shlex
 import socket
 import subprocess
 import sys
@@ -39,6 +40,35 @@ def document(config: Any, *, recipe: str | None, numerics: Row, data: Row) -> Ro
         "host": socket.gethostname(),
         "user": _user(),
     }
+
+
+def metadata(run: RunDir, config: Any, recipe: str | None) -> dict[str, str]:
+    """What a service may note beside what it keeps of ``run``, as far as it is known now. No secrets."""
+    common_config = getattr(config.dataset_builder, "common_config", None)
+    mirror = run.mirror() or {}
+    address = mirror.get("tracking_uri", "").rstrip("/")
+    if address.startswith("http"):
+        mlflow_run = f"{address}/#/experiments/{mirror['experiment_id']}/runs/{mirror['run_id']}"
+    else:
+        mlflow_run = mirror.get("run_id")
+    found = {
+        "recipe": recipe,
+        "renderer_name": getattr(common_config, "renderer_name", None) or config.renderer_name,
+        "run_id": run.config()["run_id"] if run.exists() else None,
+        "mlflow_run": mlflow_run,
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def where_it_stands(run: RunDir) -> str:
+    """From where the same command goes on with a run that a failure ended, to be added to what it says."""
+    if not run.exists():
+        return ""
+    usable = [record for record in run.checkpoints() if record.is_usable]
+    command = f"the same command with log_path={shlex.quote(str(run))}"
+    if not usable:
+        return f"; no checkpoint yet: {command} starts anew"
+    return f"; last checkpoint: {usable[-1].name}: {command} goes on from there"
 
 
 def check_same_config(run: RunDir, config: Any) -> None:

@@ -18,7 +18,10 @@ import chz
 from rich.console import Console
 
 from harness import run_dir
-from harness.exceptions import ConfigError
+from harness.backends import chosen
+from harness.backends.base import OpenBackend
+from harness.config_io import from_json
+from harness.exceptions import ConfigError, ServiceError
 from harness.run_dir import RunDir
 from harness.supervised import provenance
 from harness.supervised.config import Config as Config
@@ -48,9 +51,9 @@ async def train(config: Config, *, recipe: str | None = None) -> None:
     from harness.supervised.attempt import Attempt
 
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    config = with_own_builder(config)
-    config.backend.check(config.model_name)
     run = RunDir(config.log_path)
+    config = with_backend(with_own_builder(config), run, console)
+    config.backend.check(config.model_name)
     with interruptible(), run.lock(), logging_to(run / run_dir.LOG, console):
         provenance.check_same_config(run, config)
         if run.is_finished() and provenance.is_as_last_asked(run, config):
@@ -58,7 +61,10 @@ async def train(config: Config, *, recipe: str | None = None) -> None:
             with Attempt(run, config, console) as attempt:
                 attempt.start_mirror()  # it may have something to catch up on
             return
-        await _train(run, config, console, recipe or provenance.recipe_name())
+        try:
+            await _train(run, config, console, recipe or provenance.recipe_name())
+        except ServiceError as error:
+            raise ServiceError(f"{error}{provenance.where_it_stands(run)}") from error
     console.print(f"done: {run}\ncompare runs with: python -m harness compare {run} …")
 
 
@@ -68,7 +74,7 @@ async def _train(run: RunDir, config: Config, console: Console, recipe: str | No
     from harness.supervised.updates import Updates
 
     job = prepare(run, config, console, recipe)
-    restoring = restore(run, config, job)
+    restoring = restore(run, config, job, recipe)
     with Attempt(run, config, console) as attempt, contextlib.closing(restoring) as restored:
         await announce(run, config, job, restored, console)
         if job.document:
@@ -90,6 +96,7 @@ async def _update(updates: Updates, config: Config, job: Job, restored: Restored
     with (
         ProgressDisplay(console, total_steps=job.plan.total_steps, next_step=step) as display,
         finishing_the_step(display.say) as stop,
+        display.watching(lambda: updates.awaited),
     ):
 
         async def finish(*, leave: int) -> None:
@@ -115,7 +122,29 @@ async def _update(updates: Updates, config: Config, job: Job, restored: Restored
         stop.raise_if_made()
         if last := await updates.finish_evaluation(evaluation, step, position):
             display.update(last)
-        updates.delete_others(step)
+        await updates.conclude(step)
+
+
+def with_backend(config: Config, run: RunDir, console: Console) -> Config:
+    """``config`` with its backend chosen where it is left open, which has the ``base_url`` and the ``ttl_seconds`` of
+    ``config`` where they are given. A run goes on with the backend that it was started with.
+
+    Raises:
+        ConfigError: where the backend has no place for them.
+    """
+    backend = config.backend
+    if isinstance(backend, OpenBackend) and run.exists() and not config.base_url:
+        backend = from_json(run.config()["config"]["backend"])
+    elif isinstance(backend, OpenBackend):
+        backend, reason = chosen(config.base_url)
+        if reason:
+            console.print(f"backend={backend.name}, since {reason}")
+    for name in ("base_url", "ttl_seconds"):
+        if (value := getattr(config, name)) is not None:
+            if name not in chz.chz_fields(backend):
+                raise ConfigError(f"{name}={value} is not for backend={backend.name}: leave it out, or backend=tinker")
+            backend = chz.replace(backend, **{name: value})
+    return chz.replace(config, backend=backend)
 
 
 def with_own_builder(config: Config) -> Config:

@@ -6,9 +6,10 @@ A save is written beside the updates that follow it: its record is logged when i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from harness.supervised.batches import Batch, Position
 from harness.supervised.config import Config
 from harness.supervised.datum import Scorer
 from harness.supervised.job import Job, Restored
+from harness.supervised.progress import Awaited
 from harness.supervised.provenance import now_ms
 from harness.supervised.replay import Ledger, noise_of
 from harness.supervised.retention import kept
@@ -35,7 +37,7 @@ class Save:
     step: int
     position: Position
     state: Future[Saved]
-    sampler: Future[Saved]
+    sampler: Future[Saved] | None
     final: bool
     rolling: bool
 
@@ -64,7 +66,13 @@ class Update:
 
 
 class Updates:
-    """Submits updates and writes what came of them: evaluated examples, row, checkpoint record, in this order."""
+    """Submits updates and writes what came of them: evaluated examples, row, checkpoint record, in this order.
+
+    Attributes:
+        awaited: The answer without which nothing goes on now.
+    """
+
+    awaited: Awaited | None = None
 
     def __init__(self, run: RunDir, config: Config, job: Job, restored: Restored, ledger: Ledger):
         self._run = run
@@ -125,8 +133,9 @@ class Updates:
         """Wait for the answers to an update and write them."""
         metrics, eval_rows = await self._read(update.evaluation)
         batch = update.batch
-        score = batch.scorer.score(await update.forward_backward.result_async())
-        await update.optim_step.result_async()
+        with self._awaiting(f"step {update.step}"):
+            score = batch.scorer.score(await update.forward_backward.result_async())
+            await update.optim_step.result_async()
         now = time.monotonic()
         row = {
             run_dir.STEP: update.step,
@@ -166,7 +175,9 @@ class Updates:
         await self._saved()
         for record in self._run.checkpoints():
             if final and record.step == step and not record.final:
-                self._run.append_checkpoint(dataclasses.replace(record, final=True, rolling=False))
+                sampler_path = record.sampler_path or await self._saved_weights(record.name)
+                final_record = dataclasses.replace(record, final=True, rolling=False, sampler_path=sampler_path)
+                self._run.append_checkpoint(final_record)
 
     async def aclose(self) -> None:
         """Let go of a save that is not logged: nothing is written after this."""
@@ -202,15 +213,32 @@ class Updates:
         for record in records:
             if record not in staying:
                 self._run.append_checkpoint(dataclasses.replace(record, deleted=True))
-                self._config.backend.remove_checkpoint(self._run.path, record.state_path)
+                for path in record.own_paths:
+                    self._config.backend.remove_checkpoint(self._run.path, path)
+
+    async def conclude(self, last_step: int) -> None:
+        """Delete the checkpoints that are not kept; the best and the final one stay for good."""
+        self.delete_others(last_step)
+        lasting = [r for r in self._run.checkpoints() if r.is_usable and (r.final or r.step == self._ledger.best_step)]
+        with self._awaiting("what becomes of the checkpoints"):
+            await self._config.backend.conclude([path for record in lasting for path in record.paths])
 
     # ----
+
+    @contextlib.contextmanager
+    def _awaiting(self, what: str) -> Iterator[None]:
+        self.awaited = Awaited(what, time.monotonic())
+        try:
+            yield
+        finally:
+            self.awaited = None
 
     async def _calibrate(self, data: list[tinker.Datum], scorer: Scorer) -> None:
         """Measure the tolerance of a replay where there is one and only a measurement can tell."""
         if self._ledger.tolerance is None and self._ledger.has_recorded:
             answers = [self._client.forward(data, "cross_entropy") for _ in range(_NUM_PASSES)]
-            passes = [scorer.score(await answer.result_async()).nll for answer in answers]
+            with self._awaiting("the measurement of noise"):
+                passes = [scorer.score(await answer.result_async()).nll for answer in answers]
             self._ledger.tolerance = noise_of(passes, sum(scorer.num_loss_tokens))
 
     def _evaluation_due(self, step: int) -> bool:
@@ -226,7 +254,8 @@ class Updates:
         metrics: Row = {}
         eval_rows = []
         for evaluator, answer in zip(self._job.evaluators, evaluation.answers, strict=True):
-            measured, row = evaluator.read(await answer.result_async())
+            with self._awaiting(f"the evaluation at step {evaluation.step}"):
+                measured, row = evaluator.read(await answer.result_async())
             metrics |= measured
             eval_rows.append(row)
         return metrics | {run_dir.TIME_EVAL: time.monotonic() - evaluation.asked_at}, eval_rows
@@ -248,12 +277,19 @@ class Updates:
     def _save(self, step: int, position: Position, *, final: bool = False, rolling: bool = False) -> Save:
         name = f"{step:06d}"
         self._saved_step, self._saved_at, self._tokens_since_save = step, time.monotonic(), 0
-        state, sampler = self._client.save_state(name), self._client.save_weights_for_sampler(name)
+        state = self._client.save_state(name)
+        with_weights = final or self._config.backend.weights_with_every_state
+        sampler = self._client.save_weights_for_sampler(name) if with_weights else None
         return Save(step, position, state, sampler, final, rolling)
 
     async def _saved(self) -> None:
         if self._logging:
-            await self._logging
+            with self._awaiting(f"checkpoint {self._saved_step:06d}"):
+                await self._logging
+
+    async def _saved_weights(self, name: str) -> str:
+        with self._awaiting(f"the weights of checkpoint {name}"):
+            return (await self._client.save_weights_for_sampler(name).result_async()).path
 
     async def _log_beside(self, save: Save) -> None:
         """Log a save when its state is durable, while updates go on; the one before it is waited for first."""
@@ -267,7 +303,7 @@ class Updates:
             epoch=save.position.epoch,
             batch=save.position.batch,
             state_path=(await save.state.result_async()).path,
-            sampler_path=(await save.sampler.result_async()).path,
+            sampler_path=(await save.sampler.result_async()).path if save.sampler else None,
             final=save.final,
             rolling=save.rolling,
         )

@@ -19,7 +19,8 @@ class Workplace:
         self.folder = folder
         paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         self.env = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
-        self.env.pop("MLFLOW_TRACKING_URI", None)
+        for name in [name for name in self.env if name == "MLFLOW_TRACKING_URI" or name.startswith("TINKER_")]:
+            del self.env[name]
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", *arguments]

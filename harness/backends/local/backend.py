@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -87,6 +88,7 @@ class LocalBackend(Backend):
         run_path: Path,
         state_path: str | None = None,
         weights_path: str | None = None,
+        describe: Callable[[], Mapping[str, str]] = dict,
     ) -> LocalTrainingClient:
         """See :meth:`Backend.create_training_client`. ``weights_path`` is a checkpoint's folder or any folder that
         PEFT saved an adapter of the same rank and alpha to, as the current directory sees it."""

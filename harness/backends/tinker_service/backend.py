@@ -1,0 +1,205 @@
+"""The builder of the service backend: its options, what is checked before anything is paid for, and the client."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import chz
+
+from harness.backends.base import Backend
+from harness.backends.tinker_service import credentials, failures, waiting
+from harness.exceptions import CheckpointDamagedError, ConfigError
+from harness.model_info import near_matches
+
+if TYPE_CHECKING:
+    from harness.backends.tinker_service.client import ServiceTrainingClient
+    from harness.backends.tinker_service.server import Server
+
+logger = logging.getLogger(__name__)
+
+_WEEK = 7 * 24 * 3600
+_TTL_RANGE = (3600, 10 * 365 * 24 * 3600)  # as the service takes it: an hour to ten years
+_CLOSE_SECONDS = 5.0
+_SCHEME = "tinker://"
+_PLACE: dict[str, Any] = {"place": True}  # does not change the numbers
+
+
+@chz.chz
+class TinkerBackend(Backend):
+    """Train a LoRA with the Tinker service, or with any server that speaks its protocol."""
+
+    name: ClassVar[str] = "tinker"
+    weights_with_every_state: ClassVar[bool] = False
+
+    base_url: str | None = chz.field(
+        default=None, doc="The server; else TINKER_BASE_URL, else the hosted service.", metadata=_PLACE
+    )
+    ttl_seconds: int = chz.field(
+        default=_WEEK,
+        doc="Seconds after which the service deletes a checkpoint; 0 = never. The best and the final one of a "
+        "complete run stay.",
+        metadata=_PLACE,
+    )
+    timeout_seconds: float | None = chz.field(
+        default=None, doc="Seconds that an answer is waited for; None = for ever.", metadata=_PLACE
+    )
+    train_attn: bool = chz.field(default=True, doc="Train a LoRA on the attention layers.")
+    train_mlp: bool = chz.field(default=True, doc="Train a LoRA on the MLP layers.")
+    train_unembed: bool = chz.field(default=True, doc="Train a LoRA on the head.")
+
+    def check(self, model_name: str) -> None:
+        """Also raises ServiceError where the server cannot be reached. The key comes first: without one nothing is
+        asked of anybody."""
+        least, most = _TTL_RANGE
+        if self.ttl_seconds and not least <= self.ttl_seconds <= most:
+            raise ConfigError(f"ttl_seconds={self.ttl_seconds}: 0 (never), or {least} (an hour) to {most} (ten years)")
+        if self.timeout_seconds is not None and not self.timeout_seconds > 0:
+            raise ConfigError(f"backend.timeout_seconds={self.timeout_seconds}: must be greater than 0")
+        if not (self.train_attn or self.train_mlp or self.train_unembed):
+            raise ConfigError("backend.train_attn, train_mlp and train_unembed are all false: nothing to train")
+        credentials.check()
+        self._server.check_reachable()
+
+    @property
+    def described(self) -> str:
+        return f"tinker at {self._server.address}"
+
+    def context_length(self, model_name: str) -> int | None:
+        return (self._server.models() or {}).get(model_name)
+
+    def numerics(self) -> dict[str, Any]:
+        """Nothing: a server does not say what it computes on."""
+        return {}
+
+    def tolerance(self, numerics: dict[str, Any]) -> float | None:
+        return None
+
+    def create_training_client(
+        self,
+        *,
+        model_name: str,
+        lora_rank: int,
+        seed: int,
+        numerics: dict[str, Any],
+        run_path: Path,
+        state_path: str | None = None,
+        weights_path: str | None = None,
+        describe: Callable[[], Mapping[str, str]] = dict,
+    ) -> ServiceTrainingClient:
+        """See :meth:`Backend.create_training_client`. ``weights_path`` is a ``tinker://`` path.
+
+        Raises:
+            CheckpointDamagedError: where ``state_path`` is not there any more.
+            ServiceError: for what the service refuses or fails.
+            ConfigError: for a model that it does not have, or a ``weights_path`` that is none, or of another model.
+        """
+        import tinker
+
+        from harness.backends.tinker_service.client import ServiceTrainingClient
+
+        if weights_path is not None and not weights_path.startswith(_SCHEME):
+            raise ConfigError(f"load_checkpoint_path={weights_path}: backend=tinker loads {_SCHEME}… paths alone")
+        metadata = dict(describe())
+        path = state_path or weights_path
+        if path is not None:
+            self._check_renderer(path, metadata)
+        service = tinker.ServiceClient(base_url=self.base_url, user_metadata=metadata)
+
+        def create() -> tinker.TrainingClient:
+            if state_path is not None:
+                made = service.create_training_client_from_state_with_optimizer(state_path, user_metadata=metadata)
+            elif weights_path is not None:
+                made = service.create_training_client_from_state(weights_path, user_metadata=metadata)
+            else:
+                made = service.create_lora_training_client(
+                    base_model=model_name,
+                    rank=lora_rank,
+                    seed=seed,
+                    train_mlp=self.train_mlp,
+                    train_attn=self.train_attn,
+                    train_unembed=self.train_unembed,
+                    user_metadata=metadata,
+                )
+            return made.result() if hasattr(made, "result") else made  # older SDKs return the client itself
+
+        doing = f"loading {path}" if path else f"making a model of {model_name}"
+        with failures.in_plain_words(doing, self._server.address):
+            try:
+                creating = self._server.worker.submit(create)
+                client = waiting.wait(creating, doing, self._server.address, self.timeout_seconds)
+            except Exception as error:
+                if state_path is not None and failures.is_gone(error):
+                    raise CheckpointDamagedError(f"{state_path}: {failures.said(error)}: take another") from error
+                if path is None and (failures.is_rejection(error) or failures.is_gone(error)):
+                    self._check_model(model_name, error)
+                raise
+        if weights_path is not None:
+            _check_fits(client.get_info(), weights_path, model_name, lora_rank)
+        return ServiceTrainingClient(
+            service,
+            client,
+            self._server,
+            ttl_seconds=self.ttl_seconds,
+            limit=self.timeout_seconds,
+            describe=describe,
+        )
+
+    def close(self, client: ServiceTrainingClient) -> None:
+        """End the session, so that the server lets go of the model. What is under way is dropped."""
+        error = sys.exc_info()[1]  # what the run ends with
+        status = "success" if error is None else "errored" if isinstance(error, Exception) else "interrupted"
+        closing = client.service.close(status).future()
+        if error is None:
+            try:
+                closing.result(_CLOSE_SECONDS)
+            except Exception as trouble:  # the session then ends by itself
+                logger.info("%s: the session was not ended: %s", self._server.address, failures.said(trouble))
+
+    def checkpoint_path(self, run_path: Path, state_path: str) -> str:
+        return state_path
+
+    def copy_checkpoint(self, from_run: Path, to_run: Path, state_path: str) -> None:
+        """Nothing to copy: both name the same state on the server."""
+
+    def remove_checkpoint(self, run_path: Path, state_path: str) -> None:
+        """Asked for, and not waited for: see :meth:`conclude`."""
+        self._server.remove(state_path)
+
+    async def conclude(self, lasting: Sequence[str]) -> None:
+        await self._server.settle(lasting if self.ttl_seconds else ())
+
+    @functools.cached_property
+    def _server(self) -> Server:
+        from harness.backends.tinker_service.server import Server
+
+        return Server(self.base_url)
+
+    def _check_model(self, model_name: str, error: BaseException) -> None:
+        """Raise ConfigError where the server says which models it has, and this is none of them."""
+        models = self._server.models()
+        if models and model_name not in models:
+            raise ConfigError(
+                f"model_name={model_name}: {self._server.address} has no such model ({failures.said(error)})"
+                f"{near_matches(model_name, models)}: it has {', '.join(sorted(models))}; or train here with "
+                "backend=local"
+            ) from error
+
+    def _check_renderer(self, path: str, metadata: Mapping[str, str]) -> None:
+        ours, theirs = metadata.get("renderer_name"), self._server.renderer_of(path)
+        if ours and theirs and ours != theirs:
+            logger.warning("%s was trained with renderer_name=%s, and now goes on with %s", path, theirs, ours)
+
+
+def _check_fits(info: Any, weights_path: str, model_name: str, lora_rank: int) -> None:
+    """Raise ConfigError where a checkpoint is not of this model and rank: the service goes on with the checkpoint's."""
+    for name, asked, has in (
+        ("model_name", model_name, info.model_data.model_name),
+        ("lora_rank", lora_rank, info.lora_rank),
+    ):
+        if has is not None and has != asked:
+            raise ConfigError(f"{weights_path}: of {name}={has}, not {asked}: set {name}={has}")

@@ -1,0 +1,161 @@
+"""The SDK's training client as the loop uses it: what it raises is in plain words, what it saves says what it is."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from harness.backends.base import Saved
+from harness.backends.tinker_service import failures, waiting
+from harness.backends.tinker_service.server import Server
+from harness.exceptions import ServiceError
+
+if TYPE_CHECKING:
+    import tinker
+
+T = TypeVar("T")
+
+
+class ServiceFuture(Generic[T]):
+    """The answer to a request. Giving up on it leaves the request in the queue: those after it rely on it."""
+
+    def __init__(
+        self,
+        future: concurrent.futures.Future[T],
+        doing: str,
+        where: str,
+        limit: float | None,
+        data: Rejected | None = None,
+    ):
+        """
+        Args:
+            doing: The request, in words.
+            limit: Seconds that it is waited for; None: for ever.
+            data: Finds what of its data the server rejects.
+        """
+        self._future = future
+        self._doing = doing
+        self._where = where
+        self._limit = limit
+        self._data = data
+
+    def result(self, timeout: float | None = None) -> T:
+        """Block for the answer."""
+        with failures.in_plain_words(self._doing, self._where):
+            return waiting.wait(self._future, self._doing, self._where, timeout or self._limit)
+
+    async def result_async(self, timeout: float | None = None) -> T:
+        """The same without blocking the event loop.
+
+        Raises:
+            ServiceError: for what the service refused or failed, or did not answer in time.
+        """
+        with failures.in_plain_words(self._doing, self._where):
+            try:
+                return await waiting.answer(self._future, timeout or self._limit)
+            except Exception as error:
+                if self._data and failures.is_rejection(error) and (found := await self._data.find()):
+                    raise ServiceError(f"{self._where}: {self._doing}: {found}") from error
+                raise
+
+
+class Rejected:
+    """Which of some examples the server rejects: each is asked for alone, once all of them together were rejected."""
+
+    def __init__(self, client: tinker.TrainingClient, data: Sequence[tinker.Datum], limit: float | None):
+        self._client = client
+        self._data = data
+        self._limit = limit
+
+    async def find(self) -> str | None:
+        """The first one, and why, in words; None where it is none of them, or all: then it is not the data."""
+        answers = [self._client.forward([datum], "cross_entropy") for datum in self._data]
+        reasons = [await self._reason(answer) for answer in answers]
+        if all(reasons) or not any(reasons):
+            return None
+        number, reason = next((number, reason) for number, reason in enumerate(reasons, start=1) if reason)
+        datum = self._data[number - 1]
+        name = getattr(datum, "example_id", "")
+        named = f"{name}, " if name else ""
+        return (
+            f"example {number} of {len(self._data)} ({named}{datum.model_input.length} tokens) was rejected: {reason}: "
+            "leave it out, or lower max_length"
+        )
+
+    async def _reason(self, answer: tinker.APIFuture[Any]) -> str | None:
+        try:
+            await waiting.answer(answer.future(), self._limit)
+        except Exception as error:
+            if failures.is_rejection(error):
+                return failures.said(error)
+            raise
+        return None
+
+
+class ServiceTrainingClient:
+    """A ``TrainingClient`` (see :mod:`harness.backends.base`) over the SDK's. Requests are submitted at once and run in
+    their order, saves among them."""
+
+    def __init__(
+        self,
+        service: tinker.ServiceClient,
+        client: tinker.TrainingClient,
+        server: Server,
+        *,
+        ttl_seconds: int,
+        limit: float | None,
+        describe: Callable[[], Mapping[str, str]],
+    ):
+        """
+        Args:
+            ttl_seconds: After which what is saved is deleted by the service; 0: never.
+            limit: Seconds that an answer is waited for; None: for ever.
+            describe: Metadata for what is saved now.
+        """
+        self.service = service
+        self._client = client
+        self._server = server
+        self._ttl_seconds = ttl_seconds or None
+        self._limit = limit
+        self._describe = describe
+
+    def forward(self, data: list[tinker.Datum], loss_fn: Any) -> ServiceFuture[tinker.ForwardBackwardOutput]:
+        return self._on_data("forward", self._client.forward(data, loss_fn), data)
+
+    def forward_backward(self, data: list[tinker.Datum], loss_fn: Any) -> ServiceFuture[tinker.ForwardBackwardOutput]:
+        return self._on_data("forward_backward", self._client.forward_backward(data, loss_fn), data)
+
+    def optim_step(self, adam_params: tinker.AdamParams) -> ServiceFuture[Any]:
+        return self._future(self._client.optim_step(adam_params), "optim_step")
+
+    def save_state(self, name: str) -> ServiceFuture[Saved]:
+        """Save weights and optimiser; the answer's path begins with ``tinker://``."""
+        metadata = dict(self._describe())
+        saved = self._client.save_state(name, ttl_seconds=self._ttl_seconds, user_metadata=metadata)
+        return self._saved(saved, f"save_state {name}")
+
+    def save_weights_for_sampler(self, name: str) -> ServiceFuture[Saved]:
+        """Save weights alone. The SDK takes its place in the queue a moment after this returns: ask for nothing more
+        before it is answered."""
+        metadata = dict(self._describe())
+        saved = self._client.save_weights_for_sampler(name, ttl_seconds=self._ttl_seconds, user_metadata=metadata)
+        return self._saved(saved, f"save_weights_for_sampler {name}")
+
+    def _on_data(
+        self, request: str, future: tinker.APIFuture[Any], data: list[tinker.Datum]
+    ) -> ServiceFuture[tinker.ForwardBackwardOutput]:
+        rejected = Rejected(self._client, data, self._limit)
+        doing = f"{request} of {len(data)} examples"
+        return ServiceFuture(future.future(), doing, self._server.address, self._limit, rejected)
+
+    def _saved(self, future: tinker.APIFuture[Any], doing: str) -> ServiceFuture[Saved]:
+        future.future().add_done_callback(self._note)
+        return self._future(future, doing)
+
+    def _note(self, done: concurrent.futures.Future[Any]) -> None:
+        if not done.cancelled() and not done.exception():
+            self._server.saved.add(done.result().path)
+
+    def _future(self, future: tinker.APIFuture[Any], doing: str) -> ServiceFuture[Any]:
+        return ServiceFuture(future.future(), doing, self._server.address, self._limit)

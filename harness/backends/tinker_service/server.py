@@ -1,0 +1,142 @@
+"""What is asked of a server beside training: whether it is there, its models, what becomes of checkpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from harness.backends.tinker_service import failures, waiting
+from harness.config_io import redact
+from harness.exceptions import ConfigError, ServiceError
+
+if TYPE_CHECKING:
+    import tinker
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+_PROBE_SECONDS = 5.0
+_HEALTH = "/api/v1/healthz"
+
+
+class Server:
+    """A server, and what this process knows of it.
+
+    Attributes:
+        address: Its URL, without user info.
+        saved: Paths of the states that this process saved there.
+        worker: Where calls of the SDK that block are made.
+    """
+
+    def __init__(self, base_url: str | None):
+        from tinker.lib.base_url import resolve_base_url
+
+        self._url = resolve_base_url(base_url)
+        self.address = redact(self._url)
+        self.saved: set[str] = set()
+        self.worker = waiting.Worker()
+        self._told: set[str] = set()
+        self._pending: list[concurrent.futures.Future[None]] = []
+
+    def check_reachable(self) -> None:
+        """Raise where nobody listens, within seconds: the SDK would try for five minutes.
+
+        A server that is slow, or does not know the question, is taken for one that works.
+
+        Raises:
+            ServiceError: where it cannot be reached or is not ready.
+            ConfigError: where its URL is none.
+        """
+        import httpx
+
+        try:
+            status = httpx.get(self._url + _HEALTH, timeout=_PROBE_SECONDS).status_code
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise ConfigError(f"base_url={self.address}: not a URL ({error}): give http(s)://HOST[:PORT]") from None
+        except (httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout):
+            return
+        except httpx.TransportError as error:
+            raise ServiceError(
+                f"{self.address}: cannot be reached ({failures.said(error)}): start the server, or mend base_url"
+            ) from error
+        if status >= 500:
+            raise ServiceError(f"{self.address}: not ready ({status}): try again later")
+
+    def models(self) -> dict[str, int | None] | None:
+        """The context length, in tokens, by the name of each model that it has; None where it does not say."""
+        try:
+            answer = self._ask("its models", lambda rest: rest.get_server_capabilities())
+        except ServiceError as error:
+            if error.__cause__ and failures.is_unsupported(error.__cause__):
+                return None
+            raise
+        return {model.model_name: model.max_context_length for model in answer.supported_models if model.model_name}
+
+    def renderer_of(self, path: str) -> str | None:
+        """The renderer that a saved state was trained with; None where the server does not say."""
+        try:
+            run = self._ask("a checkpoint's metadata", lambda rest: rest.get_training_run_by_tinker_path(path))
+        except ServiceError as error:
+            logger.info("the renderer of %s is not known: %s", path, error)
+            return None
+        return (run.user_metadata or {}).get("renderer_name")
+
+    def remove(self, path: str) -> None:
+        """Ask to delete a saved state, without waiting; where that cannot be done, say so once."""
+        saved_here = path in self.saved
+
+        def delete() -> None:
+            try:
+                self._rest.delete_checkpoint_from_tinker_path(path).result()
+            except Exception as error:
+                if failures.is_unsupported(error):
+                    if saved_here:  # else it may be gone already
+                        self._tell_once(
+                            "removal", "it deletes no checkpoints on request: those that are not kept stay there"
+                        )
+                else:
+                    self._tell_once(
+                        "removal",
+                        f"checkpoints are not deleted ({failures.said(error)}): those that are not kept stay there",
+                    )
+
+        self._pending.append(self.worker.submit(delete))
+
+    async def settle(self, lasting: Iterable[str]) -> None:
+        """Let the states at these paths never expire, and wait until that and what was asked before is done."""
+
+        def keep(path: str) -> None:
+            try:
+                self._rest.set_checkpoint_ttl_from_tinker_path(path, None).result()
+            except Exception as error:
+                unsupported = failures.is_unsupported(error)
+                reason = (
+                    "it changes no expiry times" if unsupported else f"no expiry time removed: {failures.said(error)}"
+                )
+                self._tell_once(
+                    "expiry", f"{reason}: the best and the final checkpoint may expire (ttl_seconds=0: none does)"
+                )
+
+        pending = [*self._pending, *(self.worker.submit(functools.partial(keep, path)) for path in lasting)]
+        self._pending.clear()
+        await asyncio.gather(*map(waiting.answer, pending))
+
+    @functools.cached_property
+    def _rest(self) -> tinker.RestClient:
+        import tinker
+
+        return tinker.RestClient(base_url=self._url)
+
+    def _ask(self, doing: str, request: Callable[[Any], Any]) -> Any:
+        future = self.worker.submit(lambda: request(self._rest).result())
+        with failures.in_plain_words(doing, self.address):
+            return waiting.wait(future, doing, self.address)
+
+    def _tell_once(self, topic: str, words: str) -> None:
+        if topic not in self._told:
+            self._told.add(topic)
+            logger.warning("%s: %s", self.address, words)

@@ -1,0 +1,146 @@
+"""Trained on a real Tinker server that runs here: SkyRL, in an environment of its own (see the Makefile)."""
+
+import json
+import os
+import shutil
+import signal
+import time
+
+import pytest
+
+from harness.run_dir import RunDir
+from harness.verify import first_difference
+from tests.e2e.conftest import ROOT
+from tests.e2e.servers import Server, answers, free_port
+from tests.offline import write_conversations
+from tests.tiny_model import make_tiny_model
+
+PYTHON = ROOT / ".skyrl" / "bin" / "python"
+STEPS = 8
+LIMITS = {"max_lora_adapters": 8, "max_lora_rank": 8, "train_micro_batch_size": 4, "sample_max_num_sequences": 4}
+
+
+@pytest.fixture(scope="module")
+def tinker(workplace):
+    """The server, and the environment of its clients."""
+    assert PYTHON.exists(), "this test needs SkyRL: make .skyrl/stamp"
+    folder = workplace.folder / "skyrl"
+    folder.mkdir()
+    make_tiny_model(workplace.folder / "tiny")
+    write_conversations(workplace.folder / "tinker.jsonl", 40)
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    server = Server(
+        [str(PYTHON), str(ROOT / "tests/e2e/skyrl_server.py"), "--backend", "jax", "--base-model",
+         str(workplace.folder / "tiny"), "--backend-config", json.dumps(LIMITS), "--port", str(port),
+         "--checkpoints-base", str(folder / "checkpoints"), "--database-url", f"sqlite:///{folder / 'tinker.db'}"],
+        os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "JAX_PLATFORMS": "cpu"},
+        folder / "server.log",
+        lambda: answers(f"{url}/api/v1/healthz"),
+    )  # fmt: skip
+    workplace.env |= {"TINKER_API_KEY": "tml-a-key-of-no-service", "TINKER_TELEMETRY": "0"}
+    server.start()
+    yield server, url
+    server.kill()
+    for name in ("TINKER_API_KEY", "TINKER_TELEMETRY"):
+        del workplace.env[name]
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def recipe(tinker, workplace):
+    def arguments(run, *changes):
+        return (
+            "recipes.sl_basic", f"log_path=runs/tinker/{run}", f"base_url={tinker[1]}",
+            f"model_name={workplace.folder / 'tiny'}", "dataset_builder.file_path=tinker.jsonl",
+            "dataset_builder.common_config.batch_size=4", "...max_length=64", "dataset_builder.test_size=4",
+            "lora_rank=4", "eval_every=3", "save_every=2", f"max_steps={STEPS}", "experiment=tinker", "keep=all",
+            *changes,
+        )  # fmt: skip
+
+    return arguments
+
+
+@pytest.fixture(scope="module")
+def whole(recipe, workplace):
+    """A run that nothing interrupted."""
+    said = workplace.run(*recipe("whole")).stdout
+    return RunDir(workplace.folder / "runs/tinker/whole"), said
+
+
+def test_it_is_trained_there_and_mirrored(whole, workplace):
+    run, said = whole
+    assert [row["step"] for row in run.metrics()] == list(range(STEPS + 1))
+    nll = run.test_nlls()
+    assert nll[STEPS] < nll[0] - 0.05
+    last = run.checkpoints()[-1]
+    assert last.final and last.state_path.startswith("tinker://") and last.sampler_path
+    assert "on tinker at http://127.0.0.1" in said
+    assert said.count("the best and the final checkpoint may expire") == 1  # SkyRL knows no expiry
+    assert "equal" in workplace.run("harness", "check", str(run)).stdout
+
+
+def test_killed_and_resumed_it_is_the_run_that_was_not(whole, recipe, workplace):
+    process = workplace.start(*recipe("killed", "mirror=false"))
+    workplace.stop_at_step(process, "runs/tinker/killed", 5, signal.SIGKILL)
+    said = workplace.run(*recipe("killed", "mirror=false")).stdout
+    killed = RunDir(workplace.folder / "runs/tinker/killed")
+    assert first_difference(whole[0], killed) is None
+    assert not killed.is_superseded()
+    end = killed.attempts()[-1]
+    assert (end["exact"], end["largest_difference"]) == (True, 0.0)
+    assert f"{end['verified_rows']} row" in said
+
+
+def test_a_fork_goes_on_from_the_servers_state(whole, workplace):
+    run, _ = whole
+    fork = ("harness", "fork", str(run), "--at", "4", "log_path=runs/tinker/fork", "learning_rate=1e-4", "mirror=false")
+    said = workplace.run(*fork, "keep=last").stdout
+    assert said.count("it deletes no checkpoints on request: those that are not kept stay there") == 1
+    forked = RunDir(workplace.folder / "runs/tinker/fork")
+    assert forked.metrics()[:4] == run.metrics()[:4]
+    assert forked.metrics()[4]["train_mean_nll"] == run.metrics()[4]["train_mean_nll"]  # the same weights
+    assert forked.state() == "FINISHED"
+
+
+def test_two_runs_at_once_are_each_what_they_are_alone(whole, recipe, workplace):
+    first = workplace.start(*recipe("first", "mirror=false"))
+    workplace.run(*recipe("second", "mirror=false", "seed=1"))
+    assert first.wait(timeout=300) == 0
+    assert first_difference(whole[0], RunDir(workplace.folder / "runs/tinker/first")) is None
+
+
+def test_a_server_that_is_started_again_in_the_middle(whole, recipe, workplace, tinker):
+    """The SDK waits for it. The models in its memory are gone: the same command goes on from the last checkpoint."""
+    server, _ = tinker
+    process = workplace.start(*recipe("restarted", "mirror=false"))
+    run = RunDir(workplace.folder / "runs/tinker/restarted")
+    while not (run.path.exists() and (last := run.last_row()) and last["step"] >= 4):
+        assert process.poll() is None
+        time.sleep(0.02)
+    server.kill(signal.SIGTERM)
+    server.start()
+    if process.wait(timeout=300):
+        assert process.returncode == 2
+        *_, error = (workplace.folder / "started.log").read_text().strip().splitlines()
+        assert error.startswith("error: http://127.0.0.1") and "; last checkpoint: 00000" in error
+        workplace.run(*recipe("restarted", "mirror=false"))
+    assert first_difference(whole[0], run) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "said"),
+    [
+        ("wrong", "", "error: TINKER_API_KEY does not begin with tml-: copy the whole key from the console"),
+        ("", "", "error: backend=tinker needs a key: set TINKER_API_KEY"),
+        ("tml-any", "base_url=http://127.0.0.1:9", "error: http://127.0.0.1:9: cannot be reached ("),
+        ("tml-any", "lora_rank=100", "rejected (400: LoRA rank 100 must be between 1 and 8)"),
+    ],
+)
+def test_a_mistake_is_one_line_within_seconds(recipe, workplace, monkeypatch, key, change, said):
+    monkeypatch.setitem(workplace.env, "TINKER_API_KEY", key)
+    started = time.monotonic()
+    done = workplace.run(*recipe("mistake", *filter(None, [change])), code=2)
+    assert time.monotonic() - started < 60
+    (line,) = done.stderr.strip().splitlines()
+    assert said in line
+    assert not (workplace.folder / "runs/tinker/mistake").exists()
