@@ -20,7 +20,7 @@ from harness import cli
 from harness.config_io import redact_argv, to_json
 from harness.exceptions import ConfigError, HarnessError
 from harness.preview import load_config
-from harness.run_dir import RunDir
+from harness.run_dir import RunDir, test_key
 from harness.supervised import provenance
 from harness.supervised.train import Config, with_backend, with_own_builder
 from harness.sweep_grid import directory_name, parse_grid, short_names
@@ -49,6 +49,11 @@ class SweepRun:
         return self.run.path.name
 
     def is_complete(self) -> bool:
+        """Whether there is nothing left to train.
+
+        Raises:
+            RunDirError: where its files cannot be read.
+        """
         return self.run.is_finished() and provenance.is_as_last_asked(self.run, self.config)
 
 
@@ -129,7 +134,7 @@ def _check_root(root: Path, recipe: str) -> None:
         raise ConfigError(f"{root}: cannot be read ({error.strerror}): choose another --root") from error
     record = read_record(root)
     if others and record is None:
-        raise ConfigError(f"{root}: there is something in it, and no {SWEEP}: choose another --root")
+        raise ConfigError(f"{root}: there is something in it, and no sweep's {SWEEP}: choose another --root")
     if record and record.recipe != recipe:
         raise ConfigError(f"{root} holds a sweep of {record.recipe}: choose another --root")
 
@@ -188,11 +193,12 @@ def report(sweep: Sweep, console: Console) -> None:
     if not any(run.run.exists() for run in sweep.runs):
         return
     runs = load_runs([sweep.root])
-    on = next(iter(runs.test_sets["set"]), "")  # of several the first, as where the best checkpoint is chosen
+    tested = [name for name in runs.test_sets["set"] if test_key(name, "nll") in runs.metrics]
+    on = next(iter(tested), "")  # of several the first, as where the best checkpoint is chosen
     shown = make_report(runs, on)
     names = {directory.path: name for name, directory in runs.directories.items()}
     settings: Mapping[str, Mapping[str, str]] = {
-        names[run.run.path]: run.settings for run in sweep.runs if run.run.path in names
+        names[run.run.path]: run.settings for run in sweep.runs if run.run.path in names and _is_complete(run)
     }
     measured = results(runs, settings, on)
     found = responses(measured)
@@ -203,3 +209,10 @@ def report(sweep: Sweep, console: Console) -> None:
     if len(found):
         draw(measured, found, sweep.root / FIGURE)
         console.print(f"\nwrote {sweep.root / FIGURE}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _is_complete(run: SweepRun) -> bool:
+    try:
+        return run.is_complete()
+    except HarnessError:  # what is damaged in it stands in the report
+        return False

@@ -39,13 +39,14 @@ class SweepRecord:
 
 
 def read_record(root: Path) -> SweepRecord | None:
-    """The record of a sweep's folder; None where ``root`` is none.
+    """The record of a sweep's folder; None where ``root`` is none, or its sweep.json is another program's.
 
     Raises:
         RunDirError: where it cannot be read.
     """
     try:
-        return SweepRecord(**json.loads((root / SWEEP).read_text()))
+        document = json.loads((root / SWEEP).read_text())
+        return SweepRecord(**document) if "sweep_id" in document else None
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError) as error:

@@ -11,6 +11,7 @@ from harness.exceptions import HarnessError
 from harness.supervised import train
 from harness.sweep import plan, report
 from harness.sweep_record import read_record
+from tests.compare.made_runs import make_run, train_row
 from tests.sweeps import write_recipe
 
 ROOT = Path("runs/sw")
@@ -97,7 +98,7 @@ def test_a_sweep_keeps_to_its_folder():
     Path("mine").mkdir()
     Path("mine/notes.txt").write_text("")
     assert refusal("seed=[0]", root=Path("mine")) == (
-        "mine: there is something in it, and no sweep.json: choose another --root"
+        "mine: there is something in it, and no sweep's sweep.json: choose another --root"
     )
     assert refusal("seed=[0]", root=Path("toy.py")) == (
         "toy.py: cannot be read (Not a directory): choose another --root"
@@ -196,3 +197,12 @@ def test_runs_without_a_test_set_are_compared_too():
     train_here(sweep)
     assert "Trained" in printed(sweep) and not (ROOT / "responses.png").exists()
     assert json.loads((ROOT / "sweep.json").read_text())["runs"] == ["learning_rate=0.1", "learning_rate=0.3"]
+
+
+def test_runs_that_were_never_evaluated_are_reported_too():
+    """They died before it, on a test set that has a name."""
+    sweep = planned("seed=[0,1]")
+    for run in sweep.runs:
+        make_run(run.run.path, [train_row(0, 4.0)], state="FAILED", test={"hard": "feed"}, evaluated=False)
+    report(sweep, Console(file=(out := io.StringIO()), width=100))
+    assert "seed=0" in out.getvalue() and "Response" not in out.getvalue()

@@ -27,7 +27,13 @@ def test_folders_of_sweeps_among_those_of_runs(tmp_path):
     assert sweep_folders(runs) == [tmp_path / "sw"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"recipe": "r"}'])
+@pytest.mark.parametrize("text", ["[]", '{"recipe": "r"}'])
+def test_another_programs_file_of_that_name_is_none(tmp_path, text):
+    (tmp_path / "sweep.json").write_text(text)
+    assert read_record(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["{", '{"sweep_id": "x"}'])
 def test_a_damaged_record_is_one_line(tmp_path, text):
     (tmp_path / "sweep.json").write_text(text)
     with pytest.raises(RunDirError, match=r"sweep\.json: not a sweep's \(.*\): restore it, or choose another --root"):

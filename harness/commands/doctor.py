@@ -17,7 +17,9 @@ def command(ctx: click.Context, runs: tuple[Path, ...]) -> None:
     from harness.doctor import examine
     from harness.exceptions import HarnessError
     from harness.run_folders import find_runs
+    from harness.sweep_record import sweep_folders
     from harness.tracking.mlflow_stale import close_orphans, stores_of
+    from harness.tracking.mlflow_sweep import close_stale_sweep
 
     folders = list(runs) or [folder for folder in (Path("runs"),) if folder.is_dir() and any(folder.iterdir())]
     run_dirs = find_runs(folders)
@@ -26,6 +28,13 @@ def command(ctx: click.Context, runs: tuple[Path, ...]) -> None:
         diagnosis = examine(run_dir)
         is_well &= not diagnosis.problems
         click.echo(f"{run_dir}: {diagnosis}")
+    for folder in sweep_folders(run_dirs):
+        try:
+            if close_stale_sweep(folder):
+                click.echo(f"{folder}: its MLflow run said RUNNING: brought up to date")
+        except HarnessError as error:
+            is_well = False
+            click.echo(str(error))
     for uri in stores_of(run_dirs):
         try:
             for closed in close_orphans(uri):

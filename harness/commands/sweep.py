@@ -30,9 +30,11 @@ def command(ctx: click.Context, recipe: str, overrides: tuple[str, ...], root: P
     if outcome.stop.signal:
         click.echo("the same command goes on with the sweep")
         outcome.stop.raise_if_made()
-    report(sweep, Console())
-    for name, why in outcome.failed.items():
-        click.echo(f"failed: {name}: {why}")
-    if outcome.elsewhere:
-        click.echo(f"left to another process: {', '.join(outcome.elsewhere)}")
+    try:
+        report(sweep, Console())
+    finally:
+        for name, why in outcome.failed.items():
+            click.echo(f"failed: {name}: {why}")
+        if outcome.elsewhere:
+            click.echo(f"left to another process: {', '.join(outcome.elsewhere)}")
     ctx.exit(1 if outcome.failed else 0)

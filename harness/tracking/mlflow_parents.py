@@ -11,6 +11,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.exceptions import RunDirError
 from harness.run_dir import Row, RunDir
 from harness.sweep_record import SweepRecord, lock_record, read_record
 from harness.tracking import mlflow_run, mlflow_tags
@@ -34,7 +35,7 @@ def parent_tags(client: MlflowClient, run: Run, run_dir: RunDir, document: Row) 
     """
     if parent := document.get("parent"):
         parents = [found for found in mlflow_run.runs_of(client, parent["run_id"]) if not mlflow_run.is_deleted(found)]
-    elif record := read_record(run_dir.path.parent):
+    elif record := _record(run_dir.path.parent):
         parents = [sweep_run(client, run_dir.path.parent, record, run)]
         if run_dir.is_locked() and parents[0].info.status != "RUNNING":  # the sweep goes on
             client.update_run(parents[0].info.run_id, status="RUNNING")
@@ -45,17 +46,22 @@ def parent_tags(client: MlflowClient, run: Run, run_dir: RunDir, document: Row) 
     return {_MLFLOW_PARENT: ids[0]} if ids and not is_done else {}
 
 
+def _record(root: Path) -> SweepRecord | None:
+    try:
+        return read_record(root)
+    except RunDirError:  # sync_sweep says so; a run is mirrored without a parent
+        return None
+
+
 def sweep_run(client: MlflowClient, root: Path, record: SweepRecord, child: Run) -> Run:
-    """The MLflow run of the sweep in ``root``; made where it is missing or was deleted, for it holds no points.
+    """The MLflow run of the sweep in ``root``; made where it is missing or was deleted, for it holds no points. A
+    folder that was moved keeps its own, a copy has one for itself.
 
     Args:
         child: One of the sweep's runs.
     """
     with lock_record(root):
-        found = [
-            run for run in mlflow_run.runs_having(client, SWEEP_ID, record.sweep_id) if not mlflow_run.is_deleted(run)
-        ]
-        if found:
+        if found := sweep_runs(client, root, record):
             return found[0]
         tags = sweep_tags(root, record) | {key: child.data.tags[key] for key in _SHARED if key in child.data.tags}
         tags["mlflow.note.content"] = _description(root, record)  # only now: a user may edit it there
@@ -65,6 +71,25 @@ def sweep_run(client: MlflowClient, root: Path, record: SweepRecord, child: Run)
             tags={key: value[: mlflow_run.TAG_LENGTH] for key, value in tags.items()},
             run_name=root.absolute().name,
         )
+
+
+def sweep_runs(client: MlflowClient, root: Path, record: SweepRecord) -> list[Run]:
+    """The MLflow run of the sweep in ``root``; none where there is none yet."""
+    here = str(root.absolute())
+    found = [run for run in mlflow_run.runs_having(client, SWEEP_ID, record.sweep_id) if not mlflow_run.is_deleted(run)]
+    own = [run for run in found if run.data.tags.get(mlflow_tags.LOG_PATH) == here]
+    return own or [run for run in found if not _is_there(run, record)]
+
+
+def _is_there(run: Run, record: SweepRecord) -> bool:
+    """Whether the folder that ``run`` was made for still holds the sweep, on this machine."""
+    tags = run.data.tags
+    there = _record(Path(tags.get(mlflow_tags.LOG_PATH, "")))
+    return (
+        tags.get(mlflow_run.LOG_HOST) == socket.gethostname()
+        and there is not None
+        and there.sweep_id == record.sweep_id
+    )
 
 
 def sweep_tags(root: Path, record: SweepRecord) -> dict[str, str]:

@@ -145,3 +145,40 @@ def test_a_folder_that_is_no_sweeps_and_runs_that_are_not_in_mlflow_have_none(ro
     assert sync_sweep(tmp_path, uri) is None
     assert sync_sweep(root, uri) is None
     assert client.search_runs(["0"]) == []
+
+
+def test_doctor_closes_that_of_a_sweep_that_was_killed(root, uri, client, monkeypatch):
+    end(root, "FINISHED")  # the other run's process is gone without a word, and the sweep's
+    ids = [sync(RunDir(root / name), uri).run_id for name in ("x=1", "x=2")]
+    monkeypatch.chdir(root.parent)
+    done = CliRunner().invoke(main, ["doctor", "sw"])
+    assert f"{root}: its MLflow run said RUNNING: brought up to date" in done.output.splitlines()
+    assert parent_of(client, ids[0]).info.status == "KILLED"
+    assert "said RUNNING" not in CliRunner().invoke(main, ["doctor", "sw"]).output
+
+
+def test_a_copied_folder_has_one_for_itself_and_a_moved_one_keeps_its_own(root, uri, client):
+    end(root, "FINISHED", "FINISHED")
+    first = parent_of(client, sync(RunDir(root / "x=1"), uri).run_id).info.run_id
+    copy = root.with_name("sw2")
+    shutil.copytree(root, copy)
+    second = parent_of(client, sync(RunDir(copy / "x=1"), uri).run_id).info.run_id
+    assert second != first and sync_sweep(root, uri) == first and sync_sweep(copy, uri) == second
+    root.rename(root.with_name("moved"))
+    assert sync_sweep(root.with_name("moved"), uri) == first
+    assert client.get_run(first).data.tags["harness.log_path"] == str(root.with_name("moved"))
+
+
+def test_a_parameter_that_is_swept_no_longer_is_no_tag(root, uri, client):
+    sync(RunDir(root / "x=1"), uri)
+    write_record(root, started=T0, recipe="recipes.toy", argv=[], grid={"y": ["1"]}, runs=["x=1"])
+    parent = client.get_run(sync_sweep(root, uri))
+    assert {key for key in parent.data.tags if key.startswith("harness.sweep.")} == {"harness.sweep.y"}
+
+
+@pytest.mark.parametrize("text", ['{"method": "grid"}', "{"])
+def test_what_is_no_sweeps_record_leaves_runs_without_a_parent(tmp_path, uri, client, text):
+    run_dir = start_run(tmp_path / "runs" / "a")
+    (tmp_path / "runs" / "sweep.json").write_text(text)
+    run = client.get_run(sync(run_dir, uri).run_id)
+    assert "mlflow.parentRunId" not in run.data.tags
