@@ -83,6 +83,7 @@ def page(browser: "Browser") -> "Iterator[Page]":
     """A new user's page, on which nothing may break."""
     context = browser.new_context(viewport={"width": 1280, "height": 1080})
     page = context.new_page()
+    page.set_default_timeout(120_000)  # milliseconds: other jobs may be at work on the machine
     troubles: list[str] = []
     page.on("pageerror", lambda error: troubles.append(str(error)))
     page.on("response", lambda answer: troubles.extend([answer.url] if answer.status >= 500 else []))

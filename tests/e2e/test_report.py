@@ -74,6 +74,7 @@ def open_page(browser: "Browser", workplace: Workplace) -> Iterator[Open]:
         contexts.append(context)
         context.set_offline(True)
         page = context.new_page()
+        page.set_default_timeout(120_000)
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("console", lambda message: troubles.append(message.text))
         page.on("request", lambda request: requests.append(request.url))
@@ -235,6 +236,7 @@ def test_it_opens_in_mlflow(browser: "Browser", workplace: Workplace, tmp_path: 
     context = browser.new_context(viewport={"width": 1400, "height": 1000})
     try:
         page = context.new_page()
+        page.set_default_timeout(120_000)
         troubles: list[str] = []
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.goto(f"http://127.0.0.1:{port}/#/experiments")
