@@ -226,7 +226,12 @@ def _not_a_row(path: Path, number: int, error: ValueError) -> RunDirError:
     return RunDirError(f"{path}:{number}: not a JSON row ({error}): remove or mend that line")
 
 
-def _replace(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, as :func:`write_json` does.
+
+    Raises:
+        OSError: where it cannot be written.
+    """
     temp = path.with_name(f".{path.name}.tmp")
     try:
         with temp.open("wb") as file:
@@ -235,9 +240,16 @@ def _replace(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temp.replace(path)
         sync_path(path.parent)
-    except OSError as error:
+    except OSError:
         with contextlib.suppress(OSError):
             temp.unlink(missing_ok=True)
+        raise
+
+
+def _replace(path: Path, data: bytes) -> None:
+    try:
+        write_bytes(path, data)
+    except OSError as error:
         raise _cannot_write(path, error) from error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import difflib
 import fnmatch
 import operator
@@ -16,6 +15,7 @@ from harness.disk_usage import in_words, size_of
 from harness.exceptions import ConfigError, HarnessError
 from harness.run_dir import METRICS, NUM_TOKENS, STEP, Row, RunDir, first_test_nll
 from harness.run_tags import tags
+from harness.times import utc
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -113,11 +113,6 @@ def _read(run: RunDir) -> ListedRun:
         tags=" ".join(f"{key}={value}" for key, value in own_tags.items()),
         fields=fields | {f"{_OF_TAG}{key}": value for key, value in own_tags.items()},
     )
-
-
-def utc(ts: int) -> str:
-    """Milliseconds since the epoch as a date and a time that sort as text."""
-    return f"{datetime.datetime.fromtimestamp(ts / 1000, datetime.UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _num_tokens(run: RunDir) -> int:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.files import write_bytes
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
+_CREATOR = "sft-harness"
+_SAYS_SO = {  # in a figure that was drawn here, by suffix
+    ".png": f"tEXtSoftware\0{_CREATOR}",
+    ".svg": f"<dc:title>{_CREATOR}</dc:title>",
+    ".pdf": f"/Creator ({_CREATOR})",
+}
 _DASHES = ("-", "--", ":", "-.")  # once the colours are used up
 
 
@@ -73,7 +83,7 @@ def draw_nll(
         fontsize="small",
         handlelength=4,
     )
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +132,7 @@ def draw_responses(path: Path, panels: Mapping[str, Sequence[Response]], *, warn
         figure.suptitle(_literal(warning), color="firebrick", fontsize="small")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles[:3], labels[:3], loc="outside lower center", ncols=3, frameon=False, fontsize="small")
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
 
 
 def _draw_panel(axes: Axes, responses: Sequence[Response]) -> None:
@@ -150,6 +160,18 @@ def _draw_panel(axes: Axes, responses: Sequence[Response]) -> None:
         axes.margins(x=0.2)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def is_drawn_here(image: bytes, suffix: str) -> bool:
+    """Whether the content of a .png, .svg or .pdf file says that it was drawn by this module."""
+    return _SAYS_SO[suffix].encode() in image
+
+
+def _save(figure: Figure, path: Path) -> None:
+    image = io.BytesIO()
+    metadata = {"Software" if path.suffix == ".png" else "Creator": _CREATOR}
+    figure.savefig(image, format=path.suffix[1:], dpi=150, metadata=metadata)
+    write_bytes(path, image.getvalue())
 
 
 def _literal(text: str) -> str:

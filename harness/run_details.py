@@ -15,7 +15,6 @@ import chz
 from harness.blueprints import defaults_of
 from harness.config_io import flatten, to_json
 from harness.disk_usage import in_words, size_of
-from harness.listing import utc
 from harness.run_dir import (
     CHECKPOINTS_DIR,
     METRICS,
@@ -32,6 +31,7 @@ from harness.run_dir import (
 from harness.run_tags import tags
 from harness.supervised.config import Config
 from harness.supervised.progress import duration
+from harness.times import utc
 from harness.tracking.attempt_tags import attempt_tags
 from harness.tracking.mlflow_data import test_sets, train_set
 from harness.tracking.mlflow_mirror import address

@@ -52,6 +52,7 @@ METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints.jsonl"
 EVAL_EXAMPLES = "eval_examples.jsonl"
 LATER_EVALUATIONS = "later_evaluations.jsonl"
+EVALUATIONS = (EVAL_EXAMPLES, LATER_EVALUATIONS)
 ATTEMPTS = "attempts.jsonl"
 TAGS = "tags.jsonl"
 MIRROR = "mirror.json"
@@ -134,17 +135,17 @@ class RunDir:
     def metrics(self) -> list[Row]:
         return self._rows(METRICS, STEP)
 
-    def eval_examples(self, step: int | None = None) -> list[Row]:
+    def eval_examples(self, step: int | None = None, files: Sequence[str] = EVALUATIONS) -> list[Row]:
         """Every evaluation, then those made after training; given a step, those of it: the others are not parsed."""
         having = "" if step is None else f'"{STEP}": {step}'
-        rows = self._rows(EVAL_EXAMPLES, STEP, "set", having=having)
-        rows += self._rows(LATER_EVALUATIONS, STEP, "set", having=having)
+        rows = [row for name in files for row in self._rows(name, STEP, "set", having=having)]
         return [row for row in rows if step in (None, row[STEP]) and SUPERSEDED_BY not in row]
 
-    def evaluations(self) -> list[Row]:
-        """Every evaluation's step, set name and fingerprint; its examples are not parsed."""
+    def evaluations(self, *, later: bool = True) -> list[Row]:
+        """Every evaluation's step, set name and fingerprint, without its examples; not ``later``: those of training."""
         rows = self._rows(EVAL_EXAMPLES, STEP, "set", "fingerprint", until="ids")
-        return rows + [row for row in self.later_evaluations() if SUPERSEDED_BY not in row]
+        made_later = self.later_evaluations() if later else []
+        return rows + [row for row in made_later if SUPERSEDED_BY not in row]
 
     def later_evaluations(self) -> list[Row]:
         """Those made after training, in the order in which they were made, without their examples. One that a resume

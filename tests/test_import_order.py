@@ -10,7 +10,7 @@ HARNESS = ROOT / "harness"
 
 # A module may import what stands on a line above its own, and its own package.
 ORDER = [
-    ["harness.exceptions", "harness.lr_schedules"],
+    ["harness.exceptions", "harness.lr_schedules", "harness.times"],
     ["harness.config_io", "harness.files", "harness.disk_usage"],
     ["harness.checkpoint_record"],
     ["harness.run_dir", "harness.model_info", "harness.plot"],
@@ -60,6 +60,7 @@ COMPARE_MAY = {
     "harness.run_tags",
     "harness.files",
     "harness.exceptions",
+    "harness.times",
     "harness.config_io",
     "harness.plot",
     "harness.backends.base",

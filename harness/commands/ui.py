@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import click
 
@@ -25,11 +24,10 @@ def command(port: int) -> None:
     from harness.supervised.interrupts import interruptible
     from harness.tracking import mlflow_store
 
-    uri = os.environ.get(mlflow_store.TRACKING_URI_VARIABLE) or mlflow_store.embedded_uri(Path.cwd())
+    uri = mlflow_store.uri_here()
     if uri.startswith("http"):
         click.echo(f"MLflow is at {redact(uri)}")
         return
-    uri = mlflow_store.absolute_uri(uri, Path.cwd())
     if not mlflow_store.unless_gone(uri):
         raise TrackingError(f"{uri}: no such database: train a run first, or go where one was trained")
     _check_port(port)

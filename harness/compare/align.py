@@ -188,6 +188,7 @@ def choose(runs: Runs, at: str | float = LAST, x: str = "step", on: str = "") ->
     | column      | is                                                                                           |
     | ----------- | -------------------------------------------------------------------------------------------- |
     | point       | "last", "best", or the x where the evaluation stands at it, else its step                    |
+    | of_num      | evaluations of the run on this test set, of which it is one                                  |
     | step        | of the evaluation: updates made                                                              |
     | where       | "at" x, "between" that evaluation and another, or "after" the run's last (:func:`align`)     |
     | test_nll    | nats per token                                                                               |
@@ -217,7 +218,7 @@ def choose(runs: Runs, at: str | float = LAST, x: str = "step", on: str = "") ->
             point, where = min(points, key=lambda point: point.test_nll, default=None), AT  # the first of equals
         else:
             point, where = _until(points, float(asked))
-        rows[run] = {"fingerprint": tested_on.get(run)}
+        rows[run] = {"of_num": len(points), "fingerprint": tested_on.get(run)}
         if point:
             train_step, train_nll = _last_batch(batches.get(run), point.step)
             rows[run] |= {
@@ -233,10 +234,19 @@ def choose(runs: Runs, at: str | float = LAST, x: str = "step", on: str = "") ->
                 "train_step": train_step,
                 "gap": point.test_nll - train_nll,
             }
-    columns = ["point", "step", "where", "test_nll", "train_nll", "train_step", "gap", "fingerprint"]
+    columns = ["point", "of_num", "step", "where", "test_nll", "train_nll", "train_step", "gap", "fingerprint"]
     means = dict.fromkeys(("test_nll", "train_nll", "gap"), float)
     frame = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=columns).rename_axis(index=RUN)
-    return frame.astype(means | dict.fromkeys(("step", "train_step"), "Int64"))
+    return frame.astype(means | dict.fromkeys(("of_num", "step", "train_step"), "Int64"))
+
+
+def have_choice(chosen: "pd.DataFrame") -> bool:
+    """Whether some run was evaluated more than once on the test set: else each one's last evaluation is its best.
+
+    Args:
+        chosen: As :func:`choose` gives it.
+    """
+    return bool((chosen["of_num"] > 1).any())
 
 
 def words(x: str, at: float) -> str:

@@ -27,11 +27,14 @@ _CHECKSUM_BYTES = 4
 
 def cached(path: Path, read: Callable[[Path], "pa.Table"]) -> "pa.Table":
     """``read(path)``, or what it returned for the same file before. A missing file is read."""
+    kept_in = folder()
     try:
         stat = path.stat()
     except OSError:
         return read(path)
-    entry = _entry(path, stat)
+    if kept_in is None:
+        return read(path)
+    entry = kept_in / _name(path, stat)
     table = _load(entry)
     if table is None:
         table = read(path)
@@ -43,8 +46,11 @@ def cached(path: Path, read: Callable[[Path], "pa.Table"]) -> "pa.Table":
 
 def trim() -> None:
     """Remove the entries that were not used for longest, where all together are too large."""
+    kept_in = folder()
+    if kept_in is None:
+        return
     with contextlib.suppress(OSError):
-        entries = sorted((file.stat().st_mtime, file.stat().st_size, file.path) for file in os.scandir(folder()))
+        entries = sorted((file.stat().st_mtime, file.stat().st_size, file.path) for file in os.scandir(kept_in))
         excess = sum(size for _, size, _ in entries) - _MAX_BYTES
         for _, size, path in entries:
             if excess <= 0:
@@ -54,14 +60,19 @@ def trim() -> None:
             excess -= size
 
 
-def folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sft-harness" / "compare"
+def folder() -> Path | None:
+    """None where nothing can be kept: a user of a container whom its system does not know has no home."""
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    return caches / "sft-harness" / "compare"
 
 
-def _entry(path: Path, stat: os.stat_result) -> Path:
+def _name(path: Path, stat: os.stat_result) -> str:
     identity = (_FORMAT, path.name, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     digest = hashlib.sha256(repr((os.path.abspath(path), *identity)).encode()).hexdigest()
-    return folder() / f"{digest[:40]}.arrow"
+    return f"{digest[:40]}.arrow"
 
 
 def _load(entry: Path) -> "pa.Table | None":

@@ -1,12 +1,14 @@
 """What figures draw of each run: its train and test NLL on one x axis, and where an attempt went on."""
 
+import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.compare.align import positions
 from harness.compare.load import RUN, Runs
 from harness.compare.stats import test_nll_key
-from harness.run_dir import STEP, SUPERSEDED_BY, TRAIN_NLL
+from harness.exceptions import RunDirError
+from harness.run_dir import STEP, SUPERSEDED_BY, TRAIN_NLL, RunDir
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,14 +94,18 @@ def _curves(rows: "np.ndarray") -> Curves:
 
 
 def resumes(runs: Runs) -> dict[str, list[Resume]]:
-    """The attempts of each run that went on; a run that was trained in one piece, or has no directory, is left out."""
+    """The attempts of each run that went on; a run that was trained in one piece, has no directory, or whose files do
+    not tell (``runs.notes`` say so) is left out."""
     found: dict[str, list[Resume]] = {}
     for run, directory in runs.directories.items():
-        starts = [row for row in directory.attempts() if row["event"] == "start"]
-        again = [row for i, row in enumerate(starts) if i or row.get("next_step")]
-        if again:
-            superseded: list[Any] = [row.get(SUPERSEDED_BY) for row in directory.superseded_metrics()]
-            found[run] = [
-                Resume(row["attempt"], row.get("next_step", 0), superseded.count(row["attempt"])) for row in again
-            ]
+        with contextlib.suppress(RunDirError, OSError):
+            if again := _resumes(directory):
+                found[run] = again
     return found
+
+
+def _resumes(directory: RunDir) -> list[Resume]:
+    starts = [row for row in directory.attempts() if row["event"] == "start"]
+    again = [row for i, row in enumerate(starts) if i or row.get("next_step")]
+    superseded: list[Any] = [row.get(SUPERSEDED_BY) for row in directory.superseded_metrics()] if again else []
+    return [Resume(row["attempt"], row.get("next_step", 0), superseded.count(row["attempt"])) for row in again]

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 from harness.compare.explain import Explanation
 from harness.compare.load import RUN
 from harness.compare.paired import NO_VERDICT
-from harness.compare.report import Section
+from harness.compare.report import Section, harmless
 
 if TYPE_CHECKING:
     from harness.renderers.messages import Message
 
 _SHOWN = 80  # characters of a message
 _WORDS = ("run", "batches", "train NLL on these", "slice", "id", "text")
-_JOINERS = "\u200c\u200d"  # invisible, and part of how some scripts and emoji are written
 _OF_SLICES = """\
 part = what the slice adds to the difference on the whole test set: its difference times its share of the tokens. The \
 intervals hold all together with 95 %; of fewer than 20 examples there is none."""
@@ -30,7 +29,7 @@ def explain_sections(explanation: Explanation) -> list[Section]:
     if len(explanation.examples):
         found.append(_examples(explanation))
     if reasons := [f"{run}: no examples to hold against: {reason}" for run, reason in explanation.reasons.items()]:
-        found.append(Section("explained", "", notes=reasons))
+        found.append(Section("explained", "Runs whose examples do not compare", notes=reasons))
     return found
 
 
@@ -136,11 +135,6 @@ def _beginning(message: "Message") -> str:
     text = message["content"] or json.dumps(message.get("tool_calls", ""), ensure_ascii=False)
     text = " ".join(text.split())
     return harmless(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
-
-
-def harmless(text: str) -> str:
-    """``text`` with what a terminal would obey, or not show, in the form ``\\x1b``."""
-    return "".join(c if c.isprintable() or c in _JOINERS else c.encode("unicode_escape").decode() for c in text)
 
 
 def _name(of_slice: str | None) -> str:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.compare.load import RUN
-from harness.compare.page import MADE_BY, render_page
+from harness.compare.page import GENERATOR, MADE_BY, render_page
 from harness.compare.paired import CONFIDENCE
 from harness.compare.plot import SUFFIXES as FIGURES
 from harness.compare.plot import plot
 from harness.compare.report import Report, Section
-from harness.compare.stats import best_runs
+from harness.compare.stats import SUMMARY, best_runs
 from harness.exceptions import ConfigError
+from harness.files import write_bytes
+from harness.plot import is_drawn_here
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +72,11 @@ _FORMS: dict[str, Callable[[Report], str]] = {
     ".md": to_markdown,
 }
 _SUFFIXES = (*_FORMS, *FIGURES)
-_IN_EVERY = {".csv": b"run,state,"} | dict.fromkeys(FIGURES, b"Matplotlib")  # what else but a report has not
+_HEADS = {  # how a report begins, and nothing else does
+    ".json": f'{{\n  "made_by": "{MADE_BY}"',
+    ".csv": ",".join((RUN, *SUMMARY)) + "\n",
+    ".md": f"<!-- {MADE_BY} -->\n",
+}
 
 
 def check_outputs(paths: Iterable[Path]) -> None:
@@ -86,7 +92,7 @@ def check_outputs(paths: Iterable[Path]) -> None:
         if not path.parent.is_dir():
             raise ConfigError(f"{path}: there is no folder {path.parent}: make it, or choose another file")
         try:
-            is_ours = not path.exists() or _IN_EVERY.get(path.suffix, MADE_BY.encode()) in path.read_bytes()
+            is_ours = not path.exists() or _is_report(path.read_bytes(), path.suffix)
         except OSError as error:
             raise _cannot_write(path, error) from None
         if not is_ours:
@@ -104,9 +110,18 @@ def write_report(report: Report, path: Path) -> None:
         return
     text = _FORMS[path.suffix](report)
     try:
-        path.write_bytes(text.encode())
+        write_bytes(path, text.encode())
     except OSError as error:
         raise _cannot_write(path, error) from None
+
+
+def _is_report(content: bytes, suffix: str) -> bool:
+    """Whether a file was written here: that it names this program anywhere does not tell."""
+    if suffix in FIGURES:
+        return is_drawn_here(content, suffix)
+    if suffix == ".html":
+        return GENERATOR.encode() in content.partition(b"<title>")[0]
+    return content.startswith(_HEADS[suffix].encode())
 
 
 def _cannot_write(path: Path, error: OSError) -> ConfigError:

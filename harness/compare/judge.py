@@ -161,7 +161,9 @@ def against(runs: Runs, chosen: "pd.DataFrame", baseline: str, on: str = "") -> 
         elif points[run] != points[baseline]:
             rows[run]["reason"] = f"its evaluation stands at {points[run]}, the baseline's at {points[baseline]}"
         elif reason := _why_not(base, evaluation):
-            rows[run]["reason"] = _in_bits_per_byte(runs, steps, baseline, run, on) or reason
+            same_text = base.contents is not None and base.contents == evaluation.contents
+            in_bits = _in_bits_per_byte(runs, steps, baseline, run, on) if same_text else ""
+            rows[run]["reason"] = in_bits or reason
         else:
             comparable[run] = evaluation
     if base is not None and comparable:
@@ -203,8 +205,8 @@ def _why_not(base: Evaluation, other: Evaluation) -> str:
 
 
 def _in_bits_per_byte(runs: Runs, steps: dict[str, int], baseline: str, run: str, on: str) -> str:
-    """How two runs compare that differ in the tokenizer and not in the text that they were tested on; "" where more
-    differs, or where it is not known."""
+    """How two runs compare that were tested on one text and differ in the tokenizer; "" where more differs, or where
+    bits per byte were not measured."""
     if not _differ_in_tokenizer_alone(runs, baseline, run):
         return ""
     rows = runs.metrics.reindex(columns=[RUN, STEP, test_key(on, "bpb")]).dropna()
@@ -219,7 +221,7 @@ def _in_bits_per_byte(runs: Runs, steps: dict[str, int], baseline: str, run: str
 
 
 def _differ_in_tokenizer_alone(runs: Runs, a: str, b: str) -> bool:
-    """Whether the same text was tested on and trained on, as far as two runs' configs and fingerprints tell."""
+    """Whether the same text was trained on, as far as two runs' configs and fingerprints tell."""
     configs = runs.configs.dropna(how="all").to_dict("index")
     if not configs.keys() >= {a, b}:
         return False

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from harness.compare import cache
 from harness.compare.metric_table import concat
-from harness.compare.read_run import RunData, read_directory, read_mlflow_run
+from harness.compare.read_run import TEST_CONTENTS, RunData, data_path, read_directory, read_mlflow_run
 from harness.compare.sources import find_sources
 from harness.exceptions import RunDirError
-from harness.run_dir import EVAL_EXAMPLES, LATER_EVALUATIONS, RunDir
+from harness.run_dir import EVALUATIONS, STEP, Row, RunDir
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +33,7 @@ class Evaluation:
 
     Attributes:
         fingerprint: Of the test set: equal ones hold the same tokens with the same loss weights.
+        contents: Of what the test set says, before it was rendered; None where that is not known.
         ids: One an example; examples that share one come from one source.
         slices: The part of the data that each belongs to, or None.
         nll: ``(num_examples,)``, float64, summed NLL in nats.
@@ -40,6 +41,7 @@ class Evaluation:
     """
 
     fingerprint: str
+    contents: str | None
     ids: list[str]
     slices: list[str | None]
     nll: "np.ndarray"
@@ -89,31 +91,37 @@ class Runs:
         Raises:
             RunDirError: for an evaluation that is damaged.
         """
-        import numpy as np
-
         directory = self.files.get(run)
         if directory is None:
             return None
-        rows = [row for row in directory.eval_examples(step) if row["set"] == on]
-        if not rows:
-            return None
-        file = directory / (LATER_EVALUATIONS if "metrics" in rows[-1] else EVAL_EXAMPLES)
-        nll = np.array(rows[-1].get("nll", ()), dtype=np.float64)
-        if not np.isfinite(nll).all():
-            raise RunDirError(f"{file}: the evaluation at step {step} has NaN in it: remove that line")
-        lengths = {name: len(rows[-1].get(name, ())) for name in ("ids", "slices", "nll", "num_loss_tokens")}
-        if len(set(lengths.values())) > 1:
-            found = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            raise RunDirError(
-                f"{file}: the evaluation at step {step} has columns of different lengths ({found}): remove that line"
-            )
-        return Evaluation(
-            fingerprint=rows[-1]["fingerprint"],
-            ids=rows[-1]["ids"],
-            slices=rows[-1]["slices"],
-            nll=nll,
-            num_loss_tokens=np.array(rows[-1]["num_loss_tokens"], dtype=np.int64),
+        for name in EVALUATIONS:  # one after the other: damage in the later file spoils nothing that training measured
+            if rows := [row for row in directory.eval_examples(step, [name]) if row["set"] == on]:
+                in_training = self.configs.get(data_path(TEST_CONTENTS, on))
+                contents = None if in_training is None else in_training[run]
+                return _evaluation({"contents": contents} | rows[-1], directory / name)
+        return None
+
+
+def _evaluation(row: Row, file: Path) -> Evaluation:
+    import numpy as np
+
+    nll = np.array(row.get("nll", ()), dtype=np.float64)
+    if not np.isfinite(nll).all():
+        raise RunDirError(f"{file}: the evaluation at step {row[STEP]} has NaN in it: remove that line")
+    lengths = {name: len(row.get(name, ())) for name in ("ids", "slices", "nll", "num_loss_tokens")}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise RunDirError(
+            f"{file}: the evaluation at step {row[STEP]} has columns of different lengths ({found}): remove that line"
         )
+    return Evaluation(
+        fingerprint=row["fingerprint"],
+        contents=row["contents"],
+        ids=row["ids"],
+        slices=row["slices"],
+        nll=nll,
+        num_loss_tokens=np.array(row["num_loss_tokens"], dtype=np.int64),
+    )
 
 
 def load_runs(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Runs:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from harness.compare.figures import SYMBOLS, Figure, colour, dash, make_figures, symbol
 from harness.compare.report import Report, Section
+from harness.times import utc
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 MADE_BY = "python -m harness compare"
+GENERATOR = f'<meta name="generator" content="{MADE_BY}">'  # stands in the page's head, before its title
 _SMOOTHED_OVER = 11  # points, an odd number
 _MANY = 10  # runs: with more of them their train curves hide one another
 _NAMED = 3  # runs: with more of them the title counts them
@@ -32,7 +34,8 @@ def render_page(report: Report) -> str:
         .render(
             title=f"{', '.join(states) if len(states) <= _NAMED else f'{len(states):,} runs'} compared",
             made_by=MADE_BY,
-            made_at=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+            generator=GENERATOR,
+            made_at=f"{utc(time.time() * 1000, 'minutes')} UTC",
             unfinished=[f"{run} ({state})" for run, state in states.items() if state != "FINISHED"],
             legend=[
                 {"name": run, "state": state, "colour": colour(i), "symbol": SYMBOLS[symbol(i)], "dash": dash(i)}

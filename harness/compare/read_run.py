@@ -76,6 +76,7 @@ def read_directory(run: RunDir) -> RunData:
         evaluated = [*held(lambda: _evaluated(run), []), *((row["set"], row["fingerprint"]) for row in later)]
         test_sets = _test_sets(list(dict.fromkeys(evaluated)), document)
         state, origin = held(lambda: _state(run), UNREADABLE), str(run)
+        held(run.superseded_metrics, [])  # they are counted for who asks: what is damaged is told now
     return RunData(sorted_by_step(metrics), config, test_sets, state, origin, list(dict.fromkeys(notes)), run)
 
 
@@ -195,8 +196,7 @@ def _evaluated(run: RunDir) -> list[tuple[str, str]]:
     def read(_: Path) -> "pa.Table":
         import pyarrow as pa
 
-        rows = [row for row in run.evaluations() if "metrics" not in row]
-        pairs = dict.fromkeys((row["set"], row["fingerprint"]) for row in rows)
+        pairs = dict.fromkeys((row["set"], row["fingerprint"]) for row in run.evaluations(later=False))
         names = {"set": [name for name, _ in pairs], "fingerprint": [fingerprint for _, fingerprint in pairs]}
         return pa.table(names, pa.schema([("set", pa.string()), ("fingerprint", pa.string())]))
 

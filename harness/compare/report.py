@@ -5,7 +5,18 @@ import dataclasses
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from harness.compare.align import AFTER, BEST, BETWEEN, COMMON, LAST, choose, evaluations, find_point, words
+from harness.compare.align import (
+    AFTER,
+    BEST,
+    BETWEEN,
+    COMMON,
+    LAST,
+    choose,
+    evaluations,
+    find_point,
+    have_choice,
+    words,
+)
 from harness.compare.curves import resumes
 from harness.compare.judge import Judgement, judge, turned_up
 from harness.compare.load import Runs
@@ -16,7 +27,7 @@ if TYPE_CHECKING:
 
 OF_NLLS = """\
 gap = best test - train NLL at that step; the train NLL is that of one batch.
-The best step was chosen on the test set that it is reported on: its NLL looks better than it is."""
+The best step of several was chosen on the test set that it is reported on: its NLL looks better than it is."""
 _OF_PAIRS = """\
 diff = test NLL - that of {baseline}, nats per token, on the same {examples} examples; its interval ({level}) and p \
 are by a bootstrap over these. better, worse: the whole interval is below, above 0. lower = examples with a lower NLL; \
@@ -33,6 +44,7 @@ _MARKED = {  # by its first character
     BETWEEN: "~ the last evaluation before",
     AFTER: "! the run's last evaluation",
 }
+_JOINERS = "\u200c\u200d"  # invisible, and part of how some scripts and emoji are written
 _WORDS = ("run", "runs", "state", "path", "value", "verdict")
 
 
@@ -105,6 +117,11 @@ def make_report(runs: Runs, on: str = "", judgement: Judgement | None = None) ->
     return Report(runs, on, summary, judgement, differences, said, [OF_NLLS, *footnotes(judgement)])
 
 
+def harmless(text: str) -> str:
+    """``text`` with what a terminal would obey, or not show, in the form ``\\x1b``."""
+    return "".join(c if c.isprintable() or c in _JOINERS else c.encode("unicode_escape").decode() for c in text)
+
+
 def summary_sections(runs: Runs, summary: "pd.DataFrame", on: str = "") -> list[Section]:
     """What each run came to by itself.
 
@@ -125,13 +142,13 @@ def _nll_section(runs: Runs, summary: "pd.DataFrame", on: str) -> Section:
     rows = [
         [
             str(run),
-            _nll(row["last_test_nll"]) + ("^" if _rose(row) else " "),
+            nll_cell(row["last_test_nll"]) + ("^" if _rose(row) else " "),
             _count(row["last_test_step"]),
-            _nll(row["best_test_nll"]) + ("*" if run in best else " "),
+            nll_cell(row["best_test_nll"]) + ("*" if run in best else " "),
             _count(row["best_step"]),
-            _nll(row["train_nll"]),
+            nll_cell(row["train_nll"]),
             _count(row["train_step"]),
-            _nll(row["gap"], "+.4f"),
+            nll_cell(row["gap"], "+.4f"),
         ]
         for run, row in summary.to_dict("index").items()
     ]
@@ -149,7 +166,7 @@ def _training_section(runs: Runs, summary: "pd.DataFrame") -> Section:
     rows = []
     for run, row in summary.to_dict("index").items():
         counts = [_count(row[column]) for column in ("steps", "num_tokens", "num_loss_tokens")]
-        rows.append([str(run), row["state"], *counts, _nll(row["last_train_nll"])])
+        rows.append([str(run), row["state"], *counts, nll_cell(row["last_train_nll"])])
     columns = ("run", "state", "steps", "tokens", "loss tokens", "last train NLL")
     return Section("training", "Trained", columns, rows, _resumed(runs))
 
@@ -176,11 +193,11 @@ def _point_section(runs: Runs, judgement: Judgement, on: str) -> Section:
     rows = [
         [
             str(run),
-            _nll(row["test_nll"]),
+            nll_cell(row["test_nll"]),
             _count(row["step"]) + _MARKED.get(row["where"], " ")[0],
-            _nll(row["train_nll"]),
+            nll_cell(row["train_nll"]),
             _count(row["train_step"]),
-            _nll(row["gap"], "+.4f"),
+            nll_cell(row["gap"], "+.4f"),
         ]
         for run, row in chosen.to_dict("index").items()
     ]
@@ -194,7 +211,7 @@ def _pairs_section(judgement: Judgement) -> Section:
         step = judgement.chosen["step"][judgement.baseline]
         rows = [[judgement.baseline, _count(step), "-", "-", "-", "baseline", "-", "-"]]
         rows += [
-            [str(run), _count(row["step"]), *verdict_cells(row), _nll(row["lower"], ".0%"), _p(row["sign_p"])]
+            [str(run), _count(row["step"]), *verdict_cells(row), nll_cell(row["lower"], ".0%"), _p(row["sign_p"])]
             for run, row in judgement.against.to_dict("index").items()
         ]
     title = f"Against {judgement.baseline}: {_point(judgement)}"
@@ -202,13 +219,14 @@ def _pairs_section(judgement: Judgement) -> Section:
 
 
 def _point(judgement: Judgement) -> str:
-    named = {LAST: "last evaluations", BEST: "best evaluations (chosen on this test set)"}
+    choice = " (chosen on this test set)" if have_choice(judgement.chosen) else ""
+    named = {LAST: "last evaluations", BEST: f"best evaluations{choice}"}
     return named[judgement.at] if isinstance(judgement.at, str) else f"at {words(judgement.x, judgement.at)}"
 
 
 def _configs_section(judgement: Judgement) -> Section:
     rows = [
-        [row["runs"], _count(row["num_seeds"]), _nll(row["test_nll"]), *verdict_cells(row)]
+        [row["runs"], _count(row["num_seeds"]), nll_cell(row["test_nll"]), *verdict_cells(row)]
         for row in judgement.configs.to_dict("records")
     ]
     title = f"Configs, by the spread between their seeds: {_point(judgement)}"
@@ -218,11 +236,11 @@ def _configs_section(judgement: Judgement) -> Section:
 def verdict_cells(row: Mapping[Hashable, Any]) -> list[str]:
     """Difference, interval, p and verdict."""
     interval = "-" if row["low"] != row["low"] else f"{row['low']:+.4f} to {row['high']:+.4f}"
-    return [_nll(row["difference"], "+.4f"), interval, _p(row["p"]), row["verdict"]]
+    return [nll_cell(row["difference"], "+.4f"), interval, _p(row["p"]), row["verdict"]]
 
 
 def _p(value: float) -> str:
-    return "<.0001" if value < 1e-4 else _nll(value)
+    return "<.0001" if value < 1e-4 else nll_cell(value)
 
 
 def _reasons(judgement: Judgement) -> list[str]:
@@ -285,7 +303,8 @@ def _rose(row: Mapping[Hashable, Any]) -> bool:
     return row["last_test_nll"] > row["best_test_nll"]
 
 
-def _nll(value: float, form: str = ".4f") -> str:
+def nll_cell(value: float, form: str = ".4f") -> str:
+    """A mean in nats per token, "-" where there is none."""
     return "-" if value != value else format(value, form)
 
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from harness.compare.align import choose
 from harness.compare.load import RUN, Runs
-from harness.compare.report import Section
+from harness.compare.report import Section, nll_cell
+from harness.compare.seeds import SEED
 from harness.exceptions import ConfigError
 from harness.plot import Response, draw_responses
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_SEED = "seed"
 _NLL, _FINGERPRINT = "test_nll", "fingerprint"
 _DIFFER = "test sets differ or are unknown: NLLs compare within one colour"
 _WORDS = ("parameter", "value", "test set")
@@ -64,7 +64,7 @@ def responses(results: "pd.DataFrame") -> "pd.DataFrame":
     """
     import pandas as pd
 
-    parameters = [name for name in results.columns if name not in (_SEED, _NLL, _FINGERPRINT)]
+    parameters = [name for name in results.columns if name not in (SEED, _NLL, _FINGERPRINT)]
     grouped = results.groupby([*parameters, _FINGERPRINT], sort=False)[_NLL]
     configs = grouped.agg(["mean", "std", "size"]).reset_index()
     rows = [
@@ -95,7 +95,7 @@ def responses_section(responses: "pd.DataFrame") -> Section:
         cells = [row["parameter"] if row["parameter"] != parameter else "", _word(row["value"])]
         cells += [str(row["fingerprint"])] if several else []
         rows.append(
-            [*cells, f"{row['num_runs']:,}", *(_nll(row[name]) for name in ("best", "seed_sd", "mean", "worst"))]
+            [*cells, f"{row['num_runs']:,}", *(nll_cell(row[name]) for name in ("best", "seed_sd", "mean", "worst"))]
         )
         parameter = row["parameter"]
     return Section(
@@ -157,7 +157,3 @@ def _in_order(values: list[Any]) -> list[Any]:
 
 def _word(value: Hashable) -> str:
     return f"{value:.10g}" if isinstance(value, float) else str(value)
-
-
-def _nll(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4f}"

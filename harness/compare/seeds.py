@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.compare.align import BEST, LAST
+from harness.compare.align import BEST, LAST, have_choice
 from harness.compare.load import Runs
 from harness.compare.paired import CONFIDENCE, holm, simultaneous, verdict
 from harness.compare.stats import NEVER_A_DIFFERENCE
@@ -14,9 +14,9 @@ from harness.compare.stats import NEVER_A_DIFFERENCE
 if TYPE_CHECKING:
     import pandas as pd
 
-_SEED = "seed"
+SEED = "seed"  # the config path
 # Between the seeds of one config libraries, machine and commit may move on: the report lists how.
-_MAY_DIFFER = (_SEED, *NEVER_A_DIFFERENCE, "versions", "numerics", "git_commit")
+_MAY_DIFFER = (SEED, *NEVER_A_DIFFERENCE, "versions", "numerics", "git_commit")
 
 
 def welch(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
@@ -48,19 +48,21 @@ def welch(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE
 def same_config(runs: Runs, chosen: "pd.DataFrame") -> list[dict[int, list[str]]]:
     """The runs of each config, by seed, in the order of the runs. Runs are of one config where nothing differs but seed
     and names, they trained and were tested on the same data, and are judged at one point: the last ones at one step,
-    the best ones of runs that ended, or of runs that did not.
+    the best ones, and the only ones, of runs that ended, or of runs that did not.
 
     Args:
         chosen: As :func:`harness.compare.align.choose` gives it; runs that were not evaluated are left out.
     """
     groups: dict[str, dict[int, list[str]]] = {}
     configs = runs.configs.dropna(how="all").to_dict("index")
+    choice = have_choice(chosen)
     for run, row in chosen.dropna(subset=["test_nll", "fingerprint"]).to_dict("index").items():
         if run in configs:
             kept = {path: value for path, value in configs[run].items() if str(path).split(".")[0] not in _MAY_DIFFER}
-            alike = {LAST: row["step"], BEST: runs.states[str(run)] == "FINISHED"}.get(row["point"])
+            has_ended = runs.states[str(run)] == "FINISHED"
+            alike = {LAST: row["step"] if choice else has_ended, BEST: has_ended}.get(row["point"])
             key = json.dumps([kept, row["fingerprint"], row["point"], alike], sort_keys=True, default=str)
-            groups.setdefault(key, {}).setdefault(configs[run].get(_SEED), []).append(str(run))
+            groups.setdefault(key, {}).setdefault(configs[run].get(SEED), []).append(str(run))
     return list(groups.values())
 
 

@@ -1,5 +1,6 @@
 """What ``runs/a``, ``runs/lr-*`` or ``mlflow:EXPERIMENT`` means: run directories, and runs that MLflow alone has."""
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable
@@ -42,11 +43,7 @@ def _path(run: "RunDir | MlflowRun") -> tuple[str, ...]:
 
 
 def _names(paths: list[tuple[str, ...]]) -> list[str]:
-    """The shortest end of each path that no other path has."""
-    names: dict[tuple[str, ...], str] = {}
-    depth = 0
-    while len(names) < len(paths):
-        depth += 1
-        ends = Counter(path[-depth:] for path in paths)
-        names |= {path: os.sep.join(path[-depth:]) for path in paths if path not in names and ends[path[-depth:]] == 1}
-    return [names[path] for path in paths]
+    """The shortest end of each path that no other path has; as text: a name in MLflow may have separators in it."""
+    ends = [[os.sep.join(path[-depth:]) for depth in range(1, len(path) + 1)] for path in paths]
+    num_paths = Counter(itertools.chain.from_iterable(ends))
+    return [next(end for end in of_path if num_paths[end] == 1) for of_path in ends]

@@ -23,6 +23,12 @@ NEVER_A_DIFFERENCE = (
     "experiment",
     "system_metrics",
 )
+SUMMARY = (
+    "state",
+    *("steps", "num_tokens", "num_loss_tokens"),
+    *("last_test_nll", "last_test_step", "best_test_nll", "best_step"),
+    *("train_nll", "train_step", "gap", "last_train_nll", "test_fingerprint"),
+)  # the columns of summarise
 # What stands beside the config, in the order in which differences are listed after those of the config itself.
 _BESIDE = ("data", "git_commit", "versions", "numerics")
 
@@ -68,7 +74,7 @@ def summarise(runs: Runs, on: str = "") -> "pd.DataFrame":
     counts = ("steps", "num_tokens", "num_loss_tokens", "last_test_step", "best_step", "train_step")
     means = ("last_test_nll", "best_test_nll", "train_nll", "gap", "last_train_nll")
     summary = pd.DataFrame.from_dict(rows, orient="index").rename_axis(index=RUN)
-    return summary.astype(dict.fromkeys(counts, "Int64") | dict.fromkeys(means, float))
+    return summary.reindex(columns=list(SUMMARY)).astype(dict.fromkeys(counts, "Int64") | dict.fromkeys(means, float))
 
 
 def _summary(rows: "pd.DataFrame", nll: str) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""A report in the terminal."""
+"""A report in the terminal, which obeys nothing that stands in a run's files."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.compare.report import Report, Section
+from harness.compare.report import Report, Section, harmless
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,7 +14,7 @@ def print_report(report: Report, console: "Console") -> None:
     """Print every section of a report, and its footnotes."""
     print_sections(report.sections, console)
     for text in report.footnotes:
-        console.print(f"\n{text}", style="dim", markup=False, highlight=False)
+        console.print(f"\n{_harmless_lines(text)}", style="dim", markup=False, highlight=False)
 
 
 def print_sections(sections: Sequence[Section], console: "Console") -> None:
@@ -30,7 +30,11 @@ def print_sections(sections: Sequence[Section], console: "Console") -> None:
         if table:
             console.print(table)
         for note in section.notes:
-            console.print(note, markup=False, highlight=False)
+            console.print(_harmless_lines(note), markup=False, highlight=False)
+
+
+def _harmless_lines(text: str) -> str:
+    return "\n".join(map(harmless, text.split("\n")))
 
 
 def _table(section: Section) -> "Table":
@@ -38,10 +42,9 @@ def _table(section: Section) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=section.title,
+    table = Table(  # of Text: a name may hold [brackets], which are markup in a str
+        title=Text(harmless(section.title), style="bold"),
         title_justify="left",
-        title_style="bold",
         box=box.SIMPLE_HEAD,
         show_edge=False,
         padding=(0, 1, 0, 0),
@@ -49,6 +52,6 @@ def _table(section: Section) -> "Table":
     for column in section.columns:
         words = column in section.words
         table.add_column(column, justify="left" if words else "right", overflow="fold", no_wrap=not words)
-    for i, row in enumerate(section.rows):  # Text: a name may hold [brackets], which are markup in a str
-        table.add_row(*map(Text, row), style="bold green" if i in section.best else None)
+    for i, row in enumerate(section.rows):
+        table.add_row(*(Text(harmless(cell)) for cell in row), style="bold green" if i in section.best else None)
     return table

@@ -1,9 +1,8 @@
 """What an MLflow run says of the attempts that trained it, and of what they changed."""
 
-import datetime
-
 from harness.config_io import flatten
 from harness.run_dir import TS, Row, RunDir
+from harness.times import utc
 
 
 def attempt_tags(run_dir: RunDir) -> dict[str, str]:
@@ -26,9 +25,8 @@ def attempt_tags(run_dir: RunDir) -> dict[str, str]:
 
 
 def _attempt(start: Row, end: Row | None, state: str) -> str:
-    when = datetime.datetime.fromtimestamp(start[TS] / 1000, datetime.UTC)
     begun = f"from checkpoint {start['resumed_from']}" if start.get("resumed_from") else "from the start"
-    words = [f"{when:%Y-%m-%d %H:%M} UTC", begun]
+    words = [f"{utc(start[TS], 'minutes')} UTC", begun]
     if end and end["verified_rows"]:
         verdict = "equal to the bit" if end["exact"] else "equal within the tolerance"
         words.append(f"{end['verified_rows']} rows made again, {verdict}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import difflib
-import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -127,9 +126,8 @@ class MlflowReader:
     """
 
     def __init__(self):
-        here = os.environ.get(mlflow_store.TRACKING_URI_VARIABLE) or mlflow_store.embedded_uri(Path.cwd())
-        with one_line_errors(here):
-            self._uri = mlflow_store.absolute_uri(here, Path.cwd())
+        self._uri = mlflow_store.uri_here()
+        with one_line_errors(self._uri):
             if not mlflow_store.unless_gone(self._uri):
                 raise TrackingError(
                     f"{self._uri}: no such database: go where the runs were trained, or set "

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 from harness.config_io import redact
 from harness.tracking import mlflow_store
@@ -30,8 +28,7 @@ def log_report(page: str, runs: Sequence[str], experiment: str) -> str:
     Raises:
         TrackingError: for a store that cannot be reached or written.
     """
-    chosen = os.environ.get(mlflow_store.TRACKING_URI_VARIABLE) or mlflow_store.embedded_uri(Path.cwd())
-    uri = mlflow_store.absolute_uri(chosen, Path.cwd())
+    uri = mlflow_store.uri_here()
     names = ", ".join(runs)
     with mlflow_store.one_line_errors(uri):
         client = mlflow_store.open_store(uri)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,13 +38,12 @@ def close_stale(run_dir: RunDir) -> bool:
 
 def stores_of(run_dirs: Iterable[RunDir]) -> list[str]:
     """Where runs that are there were mirrored, and where one started here would be; with their user info."""
-    here = os.environ.get(mlflow_store.TRACKING_URI_VARIABLE) or mlflow_store.embedded_uri(Path.cwd())
     found: list[str] = []
     for run_dir in run_dirs:
         with contextlib.suppress(RunDirError):  # its diagnosis says so
             if run_dir.mirror():
                 found.append(locate(run_dir, destination(run_dir), Path.cwd())[0])
-    return [uri for uri in dict.fromkeys([*found, here]) if mlflow_store.unless_gone(uri)]
+    return [uri for uri in dict.fromkeys([*found, mlflow_store.uri_here()]) if mlflow_store.unless_gone(uri)]
 
 
 def close_orphans(uri: str) -> list[str]:

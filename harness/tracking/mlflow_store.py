@@ -81,6 +81,13 @@ def embedded_uri(folder: Path) -> str:
     return URL.create("sqlite", database=str(folder / "mlruns" / "mlflow.db")).render_as_string()  # quotes ? and %
 
 
+def uri_here() -> str:
+    """The store that ``MLFLOW_TRACKING_URI`` names, else the embedded one of the working directory."""
+    uri = os.environ.get(TRACKING_URI_VARIABLE) or embedded_uri(Path.cwd())
+    with one_line_errors(uri):
+        return absolute_uri(uri, Path.cwd())
+
+
 def absolute_uri(uri: str, folder: Path) -> str:
     """A relative SQLite path taken from ``folder``; it would follow the working directory, and silently make a new,
     empty database there. Other URIs stay as they are."""

@@ -143,3 +143,13 @@ def test_two_processes_that_write_at_once_leave_whole_entries(file, folder):
     started = [subprocess.Popen([sys.executable, "-c", script, str(file)]) for _ in range(2)]
     assert [process.wait() for process in started] == [0, 0]
     assert not list(folder.glob("*.tmp"))
+
+
+def test_who_has_no_home_reads_without_a_cache(file, reader, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000_000)  # as a container runs for a user that it does not know
+    assert cache.folder() is None
+    assert reader.text(file) == reader.text(file) == ["one"]
+    assert reader.calls == 2
+    cache.trim()

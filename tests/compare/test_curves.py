@@ -47,3 +47,16 @@ def test_resumes_are_the_attempts_that_went_on(tmp_path):
         "fork": [Resume(1, 1, 0)],
         "resumed": [Resume(2, 1, 2), Resume(3, 4, 0)],
     }
+
+
+@pytest.mark.parametrize("damaged", ["attempts.jsonl", "metrics.superseded.jsonl"])
+def test_a_run_whose_files_do_not_tell_is_left_out_and_noted(tmp_path, damaged):
+    for name in ("a", "b"):
+        run = make_run(tmp_path / name, [train_row(k, 4.0) for k in range(4)], state=None)
+        run.supersede(2, attempt=2)
+        run.append_attempt({"attempt": 2, "event": "start", "ts": 1, "next_step": 1})
+    file = tmp_path / "a" / damaged
+    file.write_text("{damaged\n" + file.read_text())
+    runs = load_runs(tmp_path)
+    assert resumes(runs) == {"b": [Resume(2, 1, 2)]}
+    assert [note.startswith(f"{file}:1: ") for note in runs.notes["a"]] == [True]

@@ -64,7 +64,7 @@ def test_rounding_is_allowed_for_where_machine_or_libraries_differ(tmp_path):
 
 def evaluation(nll, tokens, slices, ids=None):
     ids = [f"e{i}" for i in range(len(nll))] if ids is None else ids
-    return Evaluation("feed", list(ids), list(slices), np.array(nll, dtype=float), np.array(tokens))
+    return Evaluation("feed", None, list(ids), list(slices), np.array(nll, dtype=float), np.array(tokens))
 
 
 def test_what_slices_contribute_adds_up_to_the_difference(tmp_path):

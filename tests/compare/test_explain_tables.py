@@ -162,3 +162,11 @@ def test_examples_of_no_slice_have_no_such_column_and_runs_that_do_not_compare_a
     assert training.rows == [["b", "no step that both trained", "-"], ["c", "no step that both trained", "-"]]
     assert examples.columns == ("diff", "tokens", "baseline", "NLL", "id") and len(examples.rows) == 1
     assert reasons.notes == ["c: no examples to hold against: it has no evaluated examples at this point"]
+
+
+def test_what_does_not_compare_has_a_title(tmp_path):
+    for name, data in (("a", "feed"), ("b", "dead")):
+        make_run(tmp_path / name, [last_row(1, 2.0)], test={"": data})
+    *_, reasons = explain_sections(explain(load_runs(tmp_path)))
+    assert reasons.title == "Runs whose examples do not compare"
+    assert reasons.notes[0].startswith("b: no examples to hold against: tested on other data")

@@ -2,6 +2,7 @@ import csv
 import json
 
 import pytest
+from matplotlib.figure import Figure
 
 from harness.compare import judge, load_runs, make_report, summarise, write_report
 from harness.compare.export import check_outputs
@@ -108,3 +109,37 @@ def test_other_mistakes_are_found_before_anything_is_computed(tmp_path):
     ]:
         with pytest.raises(ConfigError, match=error):
             check_outputs([tmp_path / "good.html", tmp_path / name])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("notes.md", "# Notes\n\nMade with `python -m harness compare runs`: <!-- python -m harness compare -->\n"),
+        ("mine.json", '{\n  "made_by": "me",\n  "with": "python -m harness compare"\n}\n'),
+        ("mine.csv", "run,state,mood\na,FINISHED,good\n"),
+        ("mine.html", '<title>x</title><meta name="generator" content="python -m harness compare">'),
+        ("mine.svg", "<!-- by Matplotlib, for sft-harness -->"),
+    ],
+)
+def test_a_file_that_only_mentions_a_report_is_the_users(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=rf"{name}: there already, and no report: "):
+        check_outputs([tmp_path / name])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_a_figure_of_the_users_own_is_not_replaced(tmp_path, suffix):
+    path = tmp_path / f"mine{suffix}"
+    Figure().savefig(path)
+    with pytest.raises(ConfigError, match=rf"mine\{suffix}: there already, and no report: "):
+        check_outputs([path])
+
+
+@pytest.mark.parametrize("suffix", [".html", ".png"])
+def test_a_report_that_cannot_be_written_leaves_the_last_one_whole(report, tmp_path, suffix):
+    path = tmp_path / f"report{suffix}"
+    path.write_text("the last one")
+    (tmp_path / f".{path.name}.tmp").mkdir()  # in the way of what is then put in its place
+    with pytest.raises(ConfigError, match=rf"report\{suffix}: cannot be written \(.*\): choose another file$"):
+        write_report(report, path)
+    assert path.read_text() == "the last one"

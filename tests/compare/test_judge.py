@@ -138,9 +138,12 @@ OTHER_TOKENIZER: dict[str, Any] = {
 }
 
 
+SAME_TEXT = {"data": {"train": "beef", "test": {}, "test_contents": {"": "text"}}}
+
+
 def test_where_only_the_tokenizer_differs_bits_per_byte_are_named(tmp_path):
-    make(tmp_path / "a", bpb=0.9)
-    make(tmp_path / "b", bpb=0.85, tokens=TOKENS * 2, test={"": "dead"}, **OTHER_TOKENIZER)
+    make(tmp_path / "a", bpb=0.9, document=SAME_TEXT)
+    make(tmp_path / "b", bpb=0.85, tokens=TOKENS * 2, test={"": "dead"}, document=SAME_TEXT, **OTHER_TOKENIZER)
     row = against(tmp_path).loc["b"]
     assert row["verdict"] == "no verdict" and np.isnan(row["difference"])
     assert row["reason"] == (
@@ -151,23 +154,27 @@ def test_where_only_the_tokenizer_differs_bits_per_byte_are_named(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"dataset_builder__file_path": "other.jsonl"}, {"seed": 1}, {"document": {"data": {"train": "f00d", "test": {}}}}],
+    [
+        {"dataset_builder__file_path": "other.jsonl"},
+        {"seed": 1},
+        {"document": {"data": SAME_TEXT["data"] | {"train": "f00d"}}},
+    ],
 )
 def test_bits_per_byte_of_other_text_are_not_named(tmp_path, change):
-    make(tmp_path / "a", bpb=0.9)
-    make(tmp_path / "b", bpb=0.85, test={"": "dead"}, **(OTHER_TOKENIZER | change))
+    make(tmp_path / "a", bpb=0.9, document=SAME_TEXT)
+    make(tmp_path / "b", bpb=0.85, test={"": "dead"}, **({"document": SAME_TEXT} | OTHER_TOKENIZER | change))
     assert against(tmp_path).loc["b", "reason"].startswith("tested on other data")
 
 
 def test_nor_where_one_tokenizer_read_other_data(tmp_path):
-    make(tmp_path / "a", bpb=0.9)
-    make(tmp_path / "b", bpb=0.85, test={"": "dead"})
+    make(tmp_path / "a", bpb=0.9, document=SAME_TEXT)
+    make(tmp_path / "b", bpb=0.85, test={"": "dead"}, document=SAME_TEXT)
     assert against(tmp_path).loc["b", "reason"].startswith("tested on other data")
 
 
 def test_nor_are_those_that_were_not_measured(tmp_path):
-    make(tmp_path / "a")
-    make(tmp_path / "b", bpb=0.85, test={"": "dead"}, **OTHER_TOKENIZER)
+    make(tmp_path / "a", document=SAME_TEXT)
+    make(tmp_path / "b", bpb=0.85, test={"": "dead"}, document=SAME_TEXT, **OTHER_TOKENIZER)
     assert against(tmp_path).loc["b", "reason"].startswith("tested on other data")
 
 
@@ -206,3 +213,22 @@ def test_a_damaged_evaluation_has_no_verdict_and_leaves_the_others_theirs(tmp_pa
     assert table["verdict"].to_dict() == {run: "no verdict" if run in told else "better" for run in reasons}
     for run in told:
         assert reasons[run].startswith(f"{file}: the evaluation at step 1 has columns of different lengths")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "are_named"), [({"contents": "x"}, True), ({"contents": "y"}, False), ({}, False)], ids=str
+)
+def test_bits_per_byte_of_a_later_test_set_are_named_where_it_says_the_same(tmp_path, theirs, are_named):
+    for name, contents, more in (("a", {"contents": "x"}, {}), ("b", theirs, OTHER_TOKENIZER)):
+        run = make(tmp_path / name, bpb=0.9, document=SAME_TEXT, **more)
+        row = {"step": 1, "ts": 1, "set": "mine", "fingerprint": f"of {name}"} | contents
+        row |= {"metrics": {"test/mine/nll": 2.0, "test/mine/bpb": 0.8}} | scored([20.0] * N, [10] * N)
+        run.append_later_evaluation(row)
+    reason = against(tmp_path, on="mine").loc["b", "reason"]
+    assert reason.startswith("another tokenizer" if are_named else "tested on other data")
+
+
+def test_bits_per_byte_are_not_named_where_it_is_not_known_what_was_tested_on(tmp_path):
+    make(tmp_path / "a", bpb=0.9)
+    make(tmp_path / "b", bpb=0.85, test={"": "dead"}, **OTHER_TOKENIZER)
+    assert against(tmp_path).loc["b", "reason"].startswith("tested on other data")

@@ -261,3 +261,27 @@ def test_what_was_evaluated_after_training_stands_at_its_step(tmp_path):
     assert runs.test_sets.values.tolist() == [["a", "", "feed"], ["a", "new", "aa"]]
     evaluation = runs.evaluation("a", 2, "new")
     assert evaluation is not None and evaluation.nll.tolist() == [1.0]
+
+
+def test_a_damaged_later_evaluation_spoils_nothing_that_training_measured(tmp_path):
+    run = make_run(tmp_path / "a", [train_row(0, 1.0, 1.0)], test={"": "aa"}, examples=scored([2.0], [1]))
+    (run / "later_evaluations.jsonl").write_text('{damaged\n{"step": 0}\n')
+    runs = load_runs(tmp_path)
+    assert runs.test_sets.values.tolist() == [["a", "", "aa"]]
+    evaluation = runs.evaluation("a", 0)
+    assert evaluation is not None and evaluation.nll.tolist() == [2.0]
+    with pytest.raises(RunDirError, match=r"later_evaluations\.jsonl:1: "):
+        runs.evaluation("a", 0, "mine")
+
+
+def test_what_a_test_set_says_is_known_from_the_config_or_from_the_later_evaluation(tmp_path):
+    data = {"train": "beef", "test": {"": "feed"}, "test_contents": {"": "text"}}
+    later = {"step": 1, "ts": 1, "fingerprint": "aa", "metrics": {}} | scored([2.0], [1])
+    for name, document, contents in (("a", {"data": data}, {"contents": "mine"}), ("b", {}, {})):
+        run = make_run(tmp_path / name, [last_row(1, 2.0)], document=document)
+        run.append_later_evaluation(later | {"set": "mine"} | contents)
+    runs = load_runs(tmp_path)
+    found = {(run, on): runs.evaluation(run, 1, on) for run in "ab" for on in ("", "mine")}
+    assert {key: of and of.contents for key, of in found.items()} == {
+        ("a", ""): "text", ("a", "mine"): "mine", ("b", ""): None, ("b", "mine"): None,
+    }  # fmt: skip

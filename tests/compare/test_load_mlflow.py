@@ -5,7 +5,7 @@ import pytest
 
 from harness.compare import load_runs, summarise
 from harness.tracking.mlflow_mirror import sync
-from tests.compare.made_runs import scored
+from tests.compare.made_runs import make_run, scored
 from tests.tracking.conftest import client as client
 from tests.tracking.conftest import database as database
 from tests.tracking.conftest import end_attempt, mirrored, row, start_attempt, start_run
@@ -114,3 +114,13 @@ def test_copies_of_artifacts_are_gone_when_the_process_ends(tmp_path, monkeypatc
     for (function, *args), kwargs in at_exit:
         function(*args, **kwargs)
     assert not copy.path.parent.exists()
+
+
+def test_a_name_with_separators_is_not_taken_for_a_path(tmp_path):
+    run_dir = finished_run(tmp_path / "gone", run_name="sw/a")
+    run_id = mirrored(run_dir)["run_id"]
+    shutil.rmtree(run_dir.path)
+    for folder in ("sw", "other"):
+        make_run(tmp_path / folder / "a", [])
+    names = list(load_runs(["mlflow:exp", "sw/a", "other/a"]).states)
+    assert names == [f"{run_id}/sw/a", f"{tmp_path.name}/sw/a", "other/a"]

@@ -74,7 +74,7 @@ def test_all_that_the_terminal_says_stands_in_it_and_states_are_labelled(page):
         "Against a: last evaluations",
         "* best: b",
         "One run of each config compares these checkpoints, not the configs.",
-        "The best step was chosen on the test set that it is reported on",
+        "The best step of several was chosen on the test set that it is reported on",
         "Config differences",
         f"Not finished then: {EVIL} (KILLED), ",
         "train NLL each batch mean of 11 points hidden",

@@ -51,7 +51,7 @@ def test_the_tables_hold_the_numbers_and_mark_the_best_run_and_the_one_past_its_
     assert "^ test NLL is higher at the last evaluation than at the best step\n" in text
     assert "not evaluated on this test set: c\n" in text
     assert "One run of each config compares these checkpoints, not the configs." in text
-    assert "The best step was chosen on the test set that it is reported on" in text
+    assert "The best step of several was chosen on the test set that it is reported on" in text
     assert max(map(len, text.splitlines())) <= 80
 
 
@@ -196,3 +196,21 @@ def test_a_part_that_is_made_elsewhere_is_shown_like_the_others(tmp_path):
     file = io.StringIO()
     print_report(report, Console(file=file, width=80))
     assert "\nBy slice      \nslice     NLL \n──────────────\nmaths  2.0000 \n" in file.getvalue()
+
+
+def test_the_best_of_one_evaluation_was_not_chosen(tmp_path):
+    for name in ("a", "b"):
+        make_run(tmp_path / name, [train_row(0, 4.0), last_row(1, 2.0)], examples=of_30(2.0))
+    runs = load_runs(tmp_path)
+    sections = make_report(runs, judgement=judge(runs, at="best")).sections
+    assert [section.title for section in sections if section.key == "against"] == ["Against a: best evaluations"]
+
+
+def test_what_a_terminal_would_obey_is_shown_and_not_done(tmp_path):
+    names = ("a\x1b[2J", "[red]b\x07")
+    for name in names:
+        make_run(tmp_path / name, [train_row(0, 4.0), last_row(1, 2.0)], examples=of_30(2.0), note="\x1b]0;x\x07")
+    make_run(tmp_path / "c", [], stop=["\x1b[1m"], state=None)
+    text = printed(load_runs(tmp_path), width=200)
+    assert not {"\x1b", "\x07"} & set(text)
+    assert "* best: " in text and "a\\x1b[2J" in text and "Against [red]b\\x07: last evaluations" in text

@@ -164,3 +164,17 @@ def test_seeds_of_one_config_are_called_better_in_at_most_one_of_twenty_pairs():
                 called += high < 0 or low > 0
                 pairs += 1
         assert called / pairs <= 0.05, size
+
+
+def test_seeds_with_one_evaluation_each_are_of_one_config_wherever_it_stands(tmp_path):
+    """As ``eval --at best`` leaves them."""
+    for name, step, seed, state in (("a", 1, 0, "FINISHED"), ("b", 2, 1, "FINISHED"), ("c", 2, 2, None)):
+        rows = [train_row(k, 4.0) for k in range(3)]
+        run = make_run(tmp_path / name, [*rows, last_row(3, 3.0)], seed=seed, state=state)
+        row = {"step": step, "ts": 1, "set": "mine", "fingerprint": "aa", "metrics": {"test/mine/nll": 2.0 + seed}}
+        run.append_later_evaluation(row)
+    runs = load_runs(tmp_path)
+    chosen = choose(runs, on="mine")
+    assert chosen["of_num"].tolist() == [1, 1, 1]
+    assert same_config(runs, chosen) == [{0: ["a"], 1: ["b"]}, {2: ["c"]}]
+    assert same_config(runs, choose(runs, "best", on="mine")) == same_config(runs, chosen)
