@@ -16,14 +16,14 @@ from rich.console import Console
 from harness import __version__, cli, run_dir
 from harness.config_io import from_json, redact
 from harness.derive import find_checkpoint
-from harness.exceptions import BackendError, ConfigError, DataError, HarnessError, RunDirError
+from harness.exceptions import BackendError, ConfigError, DataError, RunDirError
 from harness.run_dir import CheckpointRecord, Row, RunDir
 from harness.supervised.data import FromConversationFileBuilder
 from harness.supervised.logs import logging_to
 from harness.supervised.provenance import now_ms
 from harness.supervised.train import Config, with_own_builder
 from harness.supervised.types import ChatDatasetBuilderCommonConfig
-from harness.tracking.mlflow_mirror import sync
+from harness.tracking.mlflow_mirror import update
 
 if TYPE_CHECKING:
     from harness.supervised.evaluators import NLLEvaluator
@@ -103,25 +103,25 @@ def evaluate(run: RunDir, at: str, test_set: NewTestSet, console: Console) -> Ev
         HarnessError: for a run that is being trained, one whose config cannot be made again, a checkpoint that is not
             there, a name that means another test set there, or data that cannot be used.
     """
+    document = run.config()  # before anything is written there: it may be another program's directory
     if run.is_locked():
         raise RunDirError(f"{run}: another process is writing to this run: evaluate it once that has ended")
-    with logging_to(run / run_dir.LOG, console):
-        with run.lock():
-            document = run.config()
-            cli.import_from_here()
-            config = with_own_builder(from_json(document["config"]))
-            config.backend.check(config.model_name)
-            checkpoint = find_checkpoint(run, at)
-            evaluator = test_set.evaluator(config, console)
-            row = _kept(run, checkpoint, evaluator)
-            is_new = row is None
-            if row is None:
-                head = {run_dir.STEP: checkpoint.step, run_dir.TS: now_ms(), "checkpoint": checkpoint.name}
-                head |= {"data": redact(test_set.file), "harness": __version__}
-                row = head | _score(run, config, checkpoint, evaluator)
-                run.append_later_evaluation(row)
-        if config.mirror:
-            _mirror(run)  # which looks at whether the run is being trained: not while it is locked
+    with run.lock(), logging_to(run / run_dir.LOG, console):
+        cli.import_from_here()
+        config = with_own_builder(from_json(document["config"]))
+        config.backend.check(config.model_name)
+        checkpoint = find_checkpoint(run, at)
+        evaluator = test_set.evaluator(config, console)
+        row = _kept(run, checkpoint, evaluator)
+        is_new = row is None
+        if row is None:
+            head = {run_dir.STEP: checkpoint.step, run_dir.TS: now_ms(), "checkpoint": checkpoint.name}
+            head |= {"data": redact(test_set.file), "contents": evaluator.dataset.fingerprint()}
+            row = head | {"harness": __version__} | _score(run, config, checkpoint, evaluator)
+            run.append_later_evaluation(row)
+    with logging_to(run / run_dir.LOG, console):  # no longer locked: a run that is being trained is not updated
+        for trouble in update([run], make=config.mirror):
+            logger.warning("%s: python -m harness sync %s completes the MLflow run", trouble, run)
     return Evaluated(row, is_new)
 
 
@@ -168,11 +168,3 @@ def _score(run: RunDir, config: Config, checkpoint: CheckpointRecord, evaluator:
             raise BackendError(f"{run}: {key} is {value} at step {checkpoint.step}: take another checkpoint")
     counts = {"num_examples": len(evaluator.data), run_dir.NUM_TOKENS: evaluator.scorer.num_tokens}
     return {"metrics": metrics} | counts | examples
-
-
-def _mirror(run: RunDir) -> None:
-    """Bring the MLflow run up to date; the files have what it misses."""
-    try:
-        sync(run)
-    except HarnessError as error:
-        logger.warning("%s: python -m harness sync %s completes the MLflow run", error, run)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness.config_io import flatten
 from harness.disk_usage import in_words, size_of
 from harness.exceptions import ConfigError, HarnessError
-from harness.run_dir import METRICS, NUM_TOKENS, STEP, Row, RunDir, first_test_nll
+from harness.run_dir import METRICS, NUM_TOKENS, Row, RunDir
 from harness.run_tags import tags
 from harness.times import utc
 
@@ -44,7 +44,8 @@ class ListedRun:
         run: Its path.
         state: As ``RunDir.state``; DAMAGED where it could not be read.
         steps: Updates made; ``planned`` are all that it makes.
-        last: Test NLL of the last evaluation, on the first test set; ``best`` is the lowest, of step ``best_step``.
+        last: Test NLL of the last evaluation, on the first test set; ``best`` is the lowest, of step ``best_step``; of
+            a fork, among its own.
         tokens: In the batches of its updates.
         size: Bytes on disk.
         checkpoints: As many as are kept.
@@ -94,7 +95,7 @@ def _read(run: RunDir) -> ListedRun:
     config = (document.get("config") or {}) | run.changed_extents()
     own_tags = tags(run) if document else {}
     starts = [row for row in run.attempts() if row["event"] == "start"]
-    nlls = {row[STEP]: nll for row in run.tested_rows() if (nll := first_test_nll(row)) is not None}
+    nlls = run.test_nlls()
     best_step = min(nlls, key=nlls.__getitem__, default=None)
     fields = flatten({key: value for key, value in config.items() if key != "tags"}) if config else {}
     return ListedRun(

@@ -53,7 +53,7 @@ def details(run: RunDir) -> str:
         str(run): _identity(run, document),
         "Config": _config(document["config"] | run.changed_extents()),
         "Data": _data(document),
-        "Metrics": _metrics(run),
+        "Metrics": _metrics(run, document),
         "Attempts": _attempts(run),
         "Checkpoints": _checkpoints(run),
         "Files": _files(run),
@@ -139,7 +139,8 @@ def _data(document: Row) -> Iterator[str]:
     )
 
 
-def _metrics(run: RunDir) -> Iterator[str]:
+def _metrics(run: RunDir, document: Row) -> Iterator[str]:
+    first = (document.get("parent") or {}).get("step", 0)  # rows before it are the parent's
     totals = dict.fromkeys((NUM_TOKENS, NUM_LOSS_TOKENS, TIME_STEP), 0)
     found: dict[str, list[tuple[float, int]]] = {}  # NLL and step
     for row in run.iter_metrics():
@@ -156,8 +157,9 @@ def _metrics(run: RunDir) -> Iterator[str]:
     yield f"{run.num_steps_trained()}{of} updates, {counts}, {duration(totals[TIME_STEP])}"
     rows = []
     for key, nlls in found.items():
-        (last, at), (best, best_at) = nlls[-1], min(nlls)
-        lowest = [f"lowest {best:.4f} at step {best_at}"] if is_test_nll(key) else []
+        last, at = nlls[-1]
+        own = [(nll, step) for nll, step in nlls if step >= first] if is_test_nll(key) else []
+        lowest = ["lowest {:.4f} at step {}".format(*min(own))] if own else []
         rows.append([key, f"last {last:.4f} at step {at}", *lowest])
     yield from _aligned(rows)
 
@@ -201,9 +203,9 @@ def _files(run: RunDir) -> Iterator[str]:
 
 def _commands(run: RunDir, document: Row) -> Iterator[str]:
     place = shlex.quote(str(run))
-    argv = next((row["argv"] for row in reversed(run.attempts()) if row.get("argv")), document.get("argv"))
+    started = next((row for row in [*reversed(run.attempts()), document] if row.get("argv")), None)
     commands = {
-        "resume": _again(run, argv) if argv and not run.is_finished() else None,
+        "resume": _again(run, started) if started and not run.is_finished() else None,
         "fork": any(record.is_usable for record in run.checkpoints()) and f"fork {place} --at best log_path=NEW",
         "rerun": f"rerun {place} log_path=NEW KEY=VALUE",
         "compare": (run / METRICS).exists() and f"compare {place} OTHER",
@@ -214,15 +216,15 @@ def _commands(run: RunDir, document: Row) -> Iterator[str]:
     )
 
 
-def _again(run: RunDir, argv: Sequence[str]) -> str:
-    """The command line ``argv`` as it would be typed, for this directory."""
-    program = Path(argv[0])
-    if program.parts[-2:] == ("harness", "__main__.py"):
-        words = ["python", "-m", "harness"]
+def _again(run: RunDir, started: Row) -> str:
+    """The command line that ``started`` recorded, as it would be typed, for this directory."""
+    program, *arguments = started["argv"]
+    if module := started.get("module"):
+        words = ["python", "-m", module, *arguments]
     else:
-        words = ["python"] * (program.suffix == ".py") + [_from_here(program)]
-    words += argv[1:]
-    named = any(word.lstrip("-").replace("-", "_").startswith("log_path") for word in argv[1:])
+        python = ["python"] if program.endswith(".py") else []
+        words = [*python, _from_here(Path(program)), *arguments]
+    named = any(word.lstrip("-").replace("-", "_").startswith("log_path") for word in arguments)
     return shlex.join(words if named else [*words, f"log_path={run}"])
 
 

@@ -1,7 +1,8 @@
 """The sole owner of a run's files: their names, their formats, how they are appended, read back and locked.
 
 A run directory is the truth about a run; MLflow is a mirror of it. Every ``*.jsonl`` file holds one JSON object a
-line and is only appended to. A line that a crash tore is dropped by readers and cut off by the next writer.
+line. Lines are appended; only a resume moves, completes or marks earlier ones (``supersede``, ``complete_row``, …). One
+that a crash tore is dropped by readers and cut off by the next writer.
 
 | file                | holds                                                                            |
 | ------------------- | -------------------------------------------------------------------------------- |
@@ -150,7 +151,7 @@ class RunDir:
     def later_evaluations(self) -> list[Row]:
         """Those made after training, in the order in which they were made, without their examples. One that a resume
         marked superseded does not count: it is of weights of a history that was left."""
-        return self._rows(LATER_EVALUATIONS, STEP, TS, "set", "fingerprint", until="ids")
+        return self._rows(LATER_EVALUATIONS, STEP, TS, "metrics", "set", "fingerprint", until="ids")
 
     def eval_examples_from(self, step: int) -> list[Row]:
         """The evaluations in training of ``step`` and later; those before are not read."""

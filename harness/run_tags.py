@@ -43,10 +43,11 @@ def change_tags(run: RunDir, changes: Mapping[str, str | None], ts: int) -> None
         ts: Milliseconds since the epoch.
 
     Raises:
-        RunDirError: where they cannot be written.
+        RunDirError: where ``run`` is none, or they cannot be written.
     """
     import filelock
 
+    run.config()  # before anything is written there: it may be another program's directory
     try:
         with filelock.FileLock(run / f".{TAGS}.lock", timeout=_LOCK_SECONDS):
             before = tags(run)

@@ -704,11 +704,11 @@ def test_a_log_path_that_nothing_sets_is_set():
 RECIPE = """
 import sys
 from harness import cli
-from harness.supervised.provenance import recipe_name
+from harness.supervised.provenance import command_line, recipe_name
 from tests.test_cli import blueprint
 
 if __name__ == "__main__":
-    cli.entrypoint(blueprint(), lambda config: print(recipe_name(), config.max_steps))
+    cli.entrypoint(blueprint(), lambda config: print(recipe_name(), command_line()["module"], config.max_steps))
 """
 
 
@@ -722,9 +722,11 @@ def test_a_recipe_as_a_script_and_as_a_module(tmp_path: Path):
     package.mkdir(parents=True)
     (package / "sl_mine.py").write_text(RECIPE)
     (package / "__main__.py").write_text(RECIPE)
-    assert run("my_recipes/chat/sl_mine.py", "--max-steps", "1e1", cwd=tmp_path).stdout == "sl_mine 10\n"
-    assert run("-m", "my_recipes.chat.sl_mine", "max_steps=1", cwd=tmp_path).stdout == "sl_mine 1\n"
-    assert run("-m", "my_recipes.chat", cwd=tmp_path).stdout == "chat None\n"
+    assert run("my_recipes/chat/sl_mine.py", "--max-steps", "1e1", cwd=tmp_path).stdout == "sl_mine None 10\n"
+    assert run("my_recipes/chat", cwd=tmp_path).stdout == "__main__ None None\n"
+    said = run("-m", "my_recipes.chat.sl_mine", "max_steps=1", cwd=tmp_path).stdout
+    assert said == "sl_mine my_recipes.chat.sl_mine 1\n"
+    assert run("-m", "my_recipes.chat", cwd=tmp_path).stdout == "chat my_recipes.chat None\n"
     helped = run("-m", "my_recipes.chat.sl_mine", "--help", cwd=tmp_path)
     assert helped.stdout.startswith("Usage: python -m my_recipes.chat.sl_mine ")
     assert (helped.returncode, helped.stderr) == (0, "")

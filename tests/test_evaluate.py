@@ -18,8 +18,10 @@ from harness.supervised.conversation_files import read_conversations, split_by_c
 from harness.supervised.data import FromConversationFileBuilder
 from harness.supervised.types import ChatDatasetBuilderCommonConfig
 from harness.tracking.mlflow_check import check
+from harness.tracking.mlflow_mirror import sync
 from harness.tracking.mlflow_store import open_store
 from tests.offline import write_conversations
+from tests.prunable import tree
 from tests.supervised.runs import config, run
 from tests.tiny_model import make_tiny_model
 from tests.tracking.conftest import database as database
@@ -106,6 +108,7 @@ def test_a_run_s_own_test_set_gives_its_own_numbers_to_the_bit(copy):
         }
         for key in ("fingerprint", "ids", "slices", "nll", "num_loss_tokens"):
             assert row[key] == in_training[step][key]
+        assert row["contents"] == trained.config()["data"]["test_contents"][""]
     assert [row["step"] for row in trained.later_evaluations()] == [3, 6, 8]
 
 
@@ -123,10 +126,12 @@ def test_what_is_printed_and_what_is_written(copy, here):
         "other: 7 of them inside what is trained: without its end-of-turn",
     ]
     assert line == f"runs/a: step 8: test/other/nll {nll:.4f} on 30 examples"
-    assert row | {"metrics": 0, "ts": 0, "fingerprint": 0, "nll": 0, "num_loss_tokens": 0, "num_tokens": 0} == {
-        "step": 8, "ts": 0, "checkpoint": "000008", "data": "other.jsonl", "harness": "0.1.0", "metrics": 0,
-        "num_examples": 30, "num_tokens": 0, "set": "other", "fingerprint": 0, "ids": [f"c{i}" for i in range(30)],
-        "slices": ["even", "odd"] * 15, "nll": 0, "num_loss_tokens": 0,
+    assert row | {"metrics": 0, "ts": 0, "contents": 0, "fingerprint": 0, "nll": 0, "num_loss_tokens": 0,
+                  "num_tokens": 0} == {
+        "step": 8, "ts": 0, "checkpoint": "000008", "data": "other.jsonl", "contents": 0, "harness": "0.1.0",
+        "metrics": 0, "num_examples": 30, "num_tokens": 0, "set": "other", "fingerprint": 0,
+        "ids": [f"c{i}" for i in range(30)], "slices": ["even", "odd"] * 15, "nll": 0,
+        "num_loss_tokens": 0,
     }  # fmt: skip
     assert {name: (trained / name).read_bytes() for name in files} == files
     assert trained.state() == "FINISHED"
@@ -248,6 +253,45 @@ def test_a_run_that_is_being_trained_is_left_alone(copy):
     )
 
 
+def test_a_directory_of_another_program_stays_as_it_is(here):
+    theirs = here / "theirs"
+    theirs.mkdir()
+    (theirs / "metrics.jsonl").write_text('{"step": 0}\n{"step": 1, "train_me')  # it is being written just now
+    for config_json, error in [
+        (None, "theirs: no config.json: not a run directory"),
+        ('{"log_path": "/tmp/sft"}', f"theirs: {theirs}/config.json: not a run's: restore it or use another log_path"),
+    ]:
+        if config_json:
+            (theirs / "config.json").write_text(config_json)
+        before = tree(theirs)
+        result = evaluate("theirs")
+        assert (result.exit_code, result.stderr) == (2, f"error: {error}\n")
+        assert tree(theirs) == before
+
+
+def test_a_run_that_another_process_takes_meanwhile_gets_no_line_in_its_log(copy, monkeypatch):
+    trained = copy("a")
+    log = (trained / "logs.log").read_bytes()
+    with trained.lock():
+        monkeypatch.setattr(RunDir, "is_locked", lambda _: False)  # it was asked a moment before
+        (trained / "logs.log").unlink()
+        result = evaluate("runs/a")
+    assert result.stderr.startswith("error: runs/a: another process is writing to this run: wait for it")
+    assert log and not (trained / "logs.log").exists()
+
+
+def test_contents_are_the_same_whatever_the_tokenizer(copy):
+    first, second = copy("a"), copy("b")
+    document = second.config()
+    document["config"]["dataset_builder"]["common_config"]["max_length"] = 40
+    (second / "config.json").write_text(json.dumps(document))
+    assert evaluate("runs").exit_code == 0
+    (a,), (b,) = first.later_evaluations(), second.later_evaluations()
+    assert a["contents"] == b["contents"] and a["fingerprint"] != b["fingerprint"]
+    assert evaluate("runs/a", data="own.jsonl", name="own").exit_code == 0
+    assert first.later_evaluations()[-1]["contents"] != a["contents"]
+
+
 def test_a_killed_run_is_scored(copy):
     trained = copy("a")
     attempts = (trained / "attempts.jsonl").read_text().splitlines(keepends=True)
@@ -319,6 +363,22 @@ def test_the_mlflow_run_is_brought_up_to_date(copy, uri):
     assert check(trained).is_equal
     best = min(trained.test_nlls().values())
     assert client.get_run(run_id).data.metrics["best_test_nll"] == best
+
+
+def test_an_mlflow_run_that_sync_made_is_brought_up_to_date(copy, uri):
+    trained = copy("a")
+    assert not trained.config()["config"]["mirror"]
+    run_id = sync(trained, uri).run_id
+    assert evaluate("runs/a").exit_code == 0
+    (row,) = trained.later_evaluations()
+    nll = row["metrics"]["test/other/nll"]
+    assert history(open_store(uri), run_id, "test/other/nll") == [(8, row["ts"], nll)]
+
+
+def test_a_run_that_is_not_to_be_mirrored_is_not(copy):
+    trained = copy("a")
+    assert evaluate("runs/a").exit_code == 0
+    assert trained.mirror() is None
 
 
 def test_mlflow_that_cannot_be_reached_is_a_warning(copy, caplog):

@@ -95,6 +95,15 @@ def test_a_run_without_a_config_and_one_that_did_not_begin(tmp_path):
     assert (list_run(new).state, list_run(new).steps, list_run(new).tokens) == ("NEW", 0, 0)
 
 
+def test_a_fork_has_evaluations_of_its_own_and_not_its_parents(tmp_path):
+    rows = [train_row(step, 4.0, nll) for step, nll in enumerate([1.0, 2.0, 4.0, 3.0])]
+    parent = {"run_id": "p", "path": "/p", "step": 2}
+    fork = list_run(make_run(tmp_path / "f", [*rows, last_row(4, 3.5)], document={"parent": parent}))
+    assert (fork.last, fork.best, fork.best_step) == (3.5, 3.0, 3)
+    begun = list_run(make_run(tmp_path / "g", rows[:2], document={"parent": parent}))
+    assert (begun.last, begun.best, begun.best_step) == (None, None, None)
+
+
 def test_tags_that_were_changed_later_count(runs, tmp_path):
     change_tags(RunDir("a"), {"team": "y", "kept": "yes"}, 5)
     now = list_run(RunDir("a"))

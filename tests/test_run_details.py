@@ -108,8 +108,8 @@ def test_a_fork_where_it_is_mirrored_and_what_resumes_it(tmp_path, monkeypatch):
     assert not any(line.startswith(("fork", "mirror")) for line in said["To go on"])
 
 
-def resumed_by(tmp_path, argv):
-    run = start_run(tmp_path / "r", document={"argv": argv})
+def resumed_by(tmp_path, argv, module=None):
+    run = start_run(tmp_path / "r", document={"argv": argv, "module": module})
     text = parts(details(run))["To go on"][0]
     shutil.rmtree(run.path)
     return text.removeprefix("resume").strip()
@@ -118,13 +118,32 @@ def resumed_by(tmp_path, argv):
 def test_the_command_is_named_as_it_would_be_typed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     place = f"log_path={tmp_path}/r"
-    for argv, expected in [
-        ([f"{tmp_path}/recipes/sl.py", place], f"python recipes/sl.py {place}"),
-        (["/elsewhere/sl.py", "--log-path", "r"], "python /elsewhere/sl.py --log-path r"),
-        (["/lib/harness/__main__.py", "rerun", "x"], "python -m harness rerun x log_path=r"),
-        (["/venv/bin/harness", "fork", "x", "log_path=r"], "/venv/bin/harness fork x log_path=r"),
+    for argv, module, expected in [
+        ([f"{tmp_path}/recipes/sl.py", place], None, f"python recipes/sl.py {place}"),
+        ([f"{tmp_path}/recipes/sl.py", place], "recipes.sl", f"python -m recipes.sl {place}"),
+        (["/elsewhere/sl.py", "--log-path", "r"], None, "python /elsewhere/sl.py --log-path r"),
+        (["/lib/harness/__main__.py", "rerun", "x"], "harness", "python -m harness rerun x log_path=r"),
+        (["/venv/bin/harness", "fork", "x", "log_path=r"], None, "/venv/bin/harness fork x log_path=r"),
     ]:
-        assert resumed_by(tmp_path, argv) == expected
+        assert resumed_by(tmp_path, argv, module) == expected
+
+
+def test_the_last_attempt_says_how_it_was_started(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = start_run(tmp_path / "r")
+    run.append_attempt({"attempt": 2, "event": "start", "ts": T0, "argv": ["/x/sl.py", "log_path=r"], "module": "x.sl"})
+    assert parts(details(run))["To go on"][0] == "resume  python -m x.sl log_path=r"
+
+
+def test_the_lowest_of_a_fork_is_its_own(tmp_path):
+    run = start_run(tmp_path / "r", document={"parent": {"run_id": "p", "path": "/p", "step": 2, "at": "2"}})
+    for step, nll in enumerate([1.0, 2.0, 4.0, 3.0, 3.5]):
+        run.append_metrics(row(step, 5.0) | {"test/nll": nll, "test/b/nll": nll + 1})
+    assert parts(details(run))["Metrics"][1:] == [
+        "train_mean_nll  last 5.0000 at step 4",
+        "test/nll        last 3.5000 at step 4  lowest 3.0000 at step 3",
+        "test/b/nll      last 4.5000 at step 4  lowest 4.0000 at step 3",
+    ]
 
 
 def test_a_run_that_did_nothing_yet(tmp_path):

@@ -210,6 +210,15 @@ def test_evaluations_made_after_training_stand_beside_those_of_training(run):
     assert [row["set"] for row in run.later_evaluations()] == ["new", "new", "next"]
 
 
+@pytest.mark.parametrize("key", ["step", "ts", "metrics", "set", "fingerprint"])
+def test_an_evaluation_made_after_training_that_lacks_a_key_is_told_with_its_place(run, key):
+    with run.lock():
+        run.append_later_evaluation(later(8))
+        run.append_later_evaluation({k: v for k, v in later(9).items() if k != key})
+    with pytest.raises(RunDirError, match=rf"later_evaluations\.jsonl:2: no '{key}' in it: remove or mend that line$"):
+        run.later_evaluations()
+
+
 def test_evaluations_of_checkpoints_that_a_resume_left_do_not_count(run):
     with run.lock():
         for step in (4, 6, 8):

@@ -53,6 +53,13 @@ def test_a_run_that_is_being_trained_can_be_tagged(run):
     assert changed_tags(run) == {"a": "1"}
 
 
+def test_a_directory_of_another_program_stays_as_it_is(tmp_path):
+    (tmp_path / "config.json").write_text('{"log_path": "/tmp/sft"}')
+    with pytest.raises(RunDirError, match=r"config\.json: not a run's: restore it or use another log_path$"):
+        change_tags(RunDir(tmp_path), {"a": "1"}, 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
 def _tag_many(path, name):
     for i in range(20):
         change_tags(RunDir(path), {f"{name}{i}": "x"}, i)

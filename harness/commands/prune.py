@@ -33,10 +33,11 @@ def command(runs: tuple[Path, ...], text: str, yes: bool) -> None:
     failures: list[str] = []
     plans = []
     for run in find_runs(list(runs)):
-        if run.is_locked():
-            click.echo(f"{run}: being trained: left as it is")
-            continue
         try:
+            run.config()  # before anything is written there: it may be another program's directory
+            if run.is_locked():
+                click.echo(f"{run}: being trained: left as it is")
+                continue
             with run.lock() if yes else contextlib.nullcontext():
                 found = plan(run, keep)
                 click.echo("\n".join(found.lines()))

@@ -11,20 +11,29 @@ def command(arguments: tuple[str, ...]) -> None:
     """Set tags of runs, or remove them by KEY= alone; without any, show them.
 
     RUN is a run directory or a folder of them, also of runs that are being trained. Their MLflow runs get the tags too.
+    Exit code 2 where a run could not be tagged: the others are.
     """
+    from harness.exceptions import HarnessError, RunDirError
     from harness.run_folders import find_runs
     from harness.run_tags import change_tags, tags
     from harness.supervised.provenance import now_ms
     from harness.tracking.mlflow_mirror import update
 
     paths, changes = _parsed(arguments)
-    runs = find_runs(paths)
-    for run in runs:
-        if changes:
-            change_tags(run, changes, now_ms())
-        click.echo(f"{run}: {', '.join(f'{key}={value}' for key, value in tags(run).items()) or 'no tags'}")
-    for trouble in update(runs) if changes else []:
+    tagged = []
+    failures: list[str] = []
+    for run in find_runs(paths):
+        try:
+            if changes:
+                change_tags(run, changes, now_ms())
+                tagged.append(run)
+            click.echo(f"{run}: {', '.join(f'{key}={value}' for key, value in tags(run).items()) or 'no tags'}")
+        except HarnessError as error:  # the others may well succeed
+            failures.append(str(error))
+    for trouble in update(tagged):
         click.echo(f"warning: {trouble}: python -m harness sync {' '.join(paths)} sends the tags", err=True)
+    if failures:
+        raise RunDirError("; ".join(failures))
 
 
 def _parsed(arguments: tuple[str, ...]) -> tuple[list[str], dict[str, str | None]]:

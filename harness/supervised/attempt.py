@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
-import sys
 from types import TracebackType
 
 from rich.console import Console
 
-from harness.config_io import redact, redact_argv, to_json
+from harness.config_io import redact, to_json
 from harness.exceptions import RunDirError
 from harness.run_dir import CheckpointRecord, RunDir
 from harness.supervised.config import Config
 from harness.supervised.plan import Plan
-from harness.supervised.provenance import changed_extents, now_ms
+from harness.supervised.provenance import changed_extents, command_line, now_ms
 from harness.supervised.replay import Ledger
 from harness.tracking.live_mirror import LiveMirror
 from harness.tracking.mlflow_store import Destination
@@ -59,7 +58,7 @@ class Attempt:
                 "attempt": self._number,
                 "event": "start",
                 "ts": now_ms(),
-                "argv": redact_argv(sys.argv),
+                **command_line(),
                 "resumed_from": resumed_from.name if resumed_from else None,
                 "next_step": next_step,
                 "changed": changed_extents(self._run, self._config),

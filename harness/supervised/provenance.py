@@ -31,7 +31,7 @@ def document(config: Any, *, recipe: str | None, numerics: Row, data: Row) -> Ro
         "run_id": uuid.uuid4().hex,
         "recipe": recipe,
         "started": now_ms(),
-        "argv": redact_argv(sys.argv),
+        **command_line(),
         "config": to_json(config),
         "numerics": numerics,
         "data": data,
@@ -40,6 +40,12 @@ def document(config: Any, *, recipe: str | None, numerics: Row, data: Row) -> Ro
         "host": socket.gethostname(),
         "user": _user(),
     }
+
+
+def command_line() -> Row:
+    """The command that this process is, without secrets: its ``argv``, and the ``module`` that ``python -m`` was given,
+    of which ``argv`` has only the file: by that alone its own imports may fail, or mean others."""
+    return {"argv": redact_argv(sys.argv), "module": _main_module()}
 
 
 def metadata(run: RunDir, config: Any, recipe: str | None) -> dict[str, str]:
@@ -139,17 +145,21 @@ def check_same_data(run: RunDir, data: Row) -> None:
 
 def recipe_name() -> str | None:
     """The last part of the module given to ``python -m``, or the script's stem; None in an interactive session."""
-    main = sys.modules["__main__"]
-    spec = getattr(main, "__spec__", None)
-    if spec is not None:
-        return spec.name.removesuffix(".__main__").rpartition(".")[2]
-    file = getattr(main, "__file__", None)
+    if module := _main_module():
+        return module.rpartition(".")[2]
+    file = getattr(sys.modules["__main__"], "__file__", None)
     return Path(file).stem if file else None
 
 
 def now_ms() -> int:
     """Milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
+
+
+def _main_module() -> str | None:
+    """The module given to ``python -m``; None in a script, a folder that runs as one, or an interactive session."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return None if spec is None or spec.name == "__main__" else spec.name.removesuffix(".__main__")
 
 
 def _marked(config: Any, mark: str) -> set[str]:

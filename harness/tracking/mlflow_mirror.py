@@ -286,8 +286,11 @@ def sync(run_dir: RunDir, tracking_uri: str | None = None, send: Callable[[Mirro
     return SyncResult(num_points, mirror.run_id, mirror.tracking_uri)
 
 
-def update(run_dirs: Iterable[RunDir]) -> list[str]:
+def update(run_dirs: Iterable[RunDir], *, make: bool = False) -> list[str]:
     """:func:`sync` those that are in MLflow already, and are not being trained: their own mirror follows the files.
+
+    Args:
+        make: Those that are not there too.
 
     Returns:
         What went wrong, each once: a dead server fails every run alike.
@@ -296,7 +299,8 @@ def update(run_dirs: Iterable[RunDir]) -> list[str]:
     for run_dir in run_dirs:
         try:
             uri, mirrored = locate(run_dir, destination(run_dir), Path.cwd())
-            if mirrored and mlflow_store.unless_gone(uri) and not run_dir.is_locked():
+            is_there = mirrored and mlflow_store.unless_gone(uri)
+            if (is_there or make) and not run_dir.is_locked():
                 sync(run_dir)
         except HarnessError as error:
             failures[str(error)] = None

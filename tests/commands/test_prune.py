@@ -71,6 +71,22 @@ def test_one_that_is_damaged_does_not_keep_the_others_from_it(runs):
     assert on_disk(runs[1]) == ["000004"]
 
 
+def test_a_directory_of_another_program_stays_as_it_is(runs, tmp_path):
+    theirs = tmp_path / "runs" / "b" / "theirs"
+    theirs.mkdir()
+    (theirs / "config.json").write_text('{"log_path": "/tmp/sft"}')
+    (theirs / "metrics.jsonl").write_text('{"step": 0}\n{"step": 1, "train_me')  # it is being written just now
+    (theirs / ".lock").write_text("pid 7")
+    before = tree(theirs)
+    result = prune("runs/a", str(theirs), "--keep", "best", "--yes")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"error: {theirs}/config.json: not a run's: restore it or use another log_path\n",
+    )
+    assert tree(theirs) == before
+    assert on_disk(runs[0]) == ["000004"]
+
+
 def test_mlflow_that_is_away_is_a_warning(runs):
     runs[0].write_mirror({"tracking_uri": "http://127.0.0.1:9", "experiment_id": "1", "run_id": "x"})
     result = prune("runs", "--keep", "best", "--yes")

@@ -60,6 +60,18 @@ def test_mlflow_that_is_away_is_a_warning(runs):
     assert tags(RunDir("runs/a"))["kind"] == "demo"
 
 
+def test_one_that_is_damaged_does_not_keep_the_others_from_it(runs, uri, client):
+    run_ids = [sync(RunDir(f"runs/{name}"), uri).run_id for name in ("a", "b-lr=1")]
+    damaged = start_run(runs / "aa")
+    (damaged / "tags.jsonl").write_text("nonsense\n{}\n")
+    result = tag("runs", "kind=demo")
+    assert result.exit_code == 2
+    assert result.stdout == "runs/a: team=x, kind=demo\nruns/b-lr=1: team=x, kind=demo\n"
+    assert result.stderr.startswith(f"error: {damaged.path}/tags.jsonl:1: not a JSON row")
+    assert len(result.stderr.splitlines()) == 1
+    assert [client.get_run(run_id).data.tags["kind"] for run_id in run_ids] == ["demo", "demo"]
+
+
 def test_mistakes_are_one_line_and_exit_2(runs):
     for args, error in [
         (["nope", "a=1"], "nope: no such run directory"),
