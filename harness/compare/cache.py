@@ -44,6 +44,15 @@ def cached(path: Path, read: Callable[[Path], "pa.Table"]) -> "pa.Table":
     return table
 
 
+def holds(path: Path) -> bool:
+    """Whether there is an entry of a file as it is now."""
+    kept_in = folder()
+    try:
+        return kept_in is not None and (kept_in / _name(path, path.stat())).exists()
+    except OSError:
+        return False
+
+
 def trim() -> None:
     """Remove the entries that were not used for longest, where all together are too large."""
     kept_in = folder()

@@ -15,7 +15,7 @@ from harness.compare.metric_table import concat
 from harness.compare.read_run import TEST_CONTENTS, RunData, data_path, read_directory, read_mlflow_run
 from harness.compare.sources import find_sources
 from harness.exceptions import RunDirError
-from harness.run_dir import EVALUATIONS, STEP, Row, RunDir
+from harness.run_dir import EVALUATIONS, METRICS, STEP, Row, RunDir
 
 if TYPE_CHECKING:
     import numpy as np
@@ -172,7 +172,14 @@ def _read(found: "Mapping[str, RunDir | MlflowRun]") -> dict[str, RunData]:
         return read_directory(run) if isinstance(run, RunDir) else read_mlflow_run(run, downloads / run.run_id)
 
     with ThreadPoolExecutor() as pool:  # Arrow lets the GIL go while it reads, and a server answers several at once
-        return dict(zip(found, pool.map(read, found.values()), strict=True))
+        reading = {name: pool.submit(read, run) for name, run in found.items() if not _is_quick(run)}
+        done = {name: read(run) for name, run in found.items() if name not in reading}
+        return {name: done[name] if name in done else reading[name].result() for name in found}
+
+
+def _is_quick(run: "RunDir | MlflowRun") -> bool:
+    """Whether reading it takes less time than a thread waits for the GIL."""
+    return isinstance(run, RunDir) and cache.holds(run / METRICS)
 
 
 def _frame(table: "pa.Table", num_rows: Mapping[str, int]) -> "pd.DataFrame":

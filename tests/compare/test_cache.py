@@ -153,3 +153,11 @@ def test_who_has_no_home_reads_without_a_cache(file, reader, monkeypatch):
     assert reader.text(file) == reader.text(file) == ["one"]
     assert reader.calls == 2
     cache.trim()
+
+
+def test_whether_a_file_is_kept_as_it_is_now(file, reader, tmp_path):
+    assert not cache.holds(file) and not cache.holds(tmp_path / "nowhere")
+    reader.text(file)
+    assert cache.holds(file)
+    file.write_text("another")
+    assert not cache.holds(file)
