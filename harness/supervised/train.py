@@ -54,6 +54,8 @@ async def train(config: Config, *, recipe: str | None = None) -> None:
     run = RunDir(config.log_path)
     config = with_backend(with_own_builder(config), run, console)
     config.backend.check(config.model_name)
+    if run.exists():
+        run.config()  # what is no run's is refused before anything in it is touched
     with interruptible(), run.lock(), logging_to(run / run_dir.LOG, console):
         provenance.check_same_config(run, config)
         if run.is_finished() and provenance.is_as_last_asked(run, config):

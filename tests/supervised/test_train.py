@@ -361,6 +361,16 @@ def test_the_same_command_on_a_complete_run_does_nothing(tmp_path, capsys):
     assert {p: p.read_bytes() for p in finished.path.rglob("*") if p.is_file()} == before
 
 
+def test_another_programs_folder_is_refused_and_left_as_it_is(tmp_path):
+    """tinker-cookbook's, while it writes a row."""
+    (tmp_path / "config.json").write_text('{"log_path": "/tmp/sft"}')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"st')
+    with pytest.raises(RunDirError, match=r"config\.json: not a run's"):
+        run(config(tmp_path))
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0}\n{"st'
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "metrics.jsonl"]
+
+
 def test_another_config_on_the_same_path_is_refused_with_the_differences(tmp_path):
     run(config(tmp_path / "r"))
     before = (tmp_path / "r" / "metrics.jsonl").read_bytes()
