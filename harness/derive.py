@@ -54,13 +54,14 @@ def config_again(run: RunDir, overrides: Sequence[str]) -> Config:
 
 
 def find_checkpoint(run: RunDir, at: str) -> CheckpointRecord:
-    """The checkpoint at ``at``: a step, ``best`` (lowest test NLL, of the first test set) or ``last``.
+    """The checkpoint at ``at``: a step, ``best`` (of those that are there, that with the lowest test NLL on the first
+    test set) or ``last``.
 
     Raises:
         ConfigError: where there is none, with those that there are.
     """
     records = {record.step: record for record in run.checkpoints() if record.is_usable}
-    tested = run.test_nlls()
+    tested = {step: nll for step, nll in run.test_nlls().items() if step in records}
     step = {"best": min(tested, key=tested.__getitem__, default=None), "last": max(records, default=None)}.get(
         at, int(at) if at.isdecimal() else None
     )

@@ -22,6 +22,9 @@ def find_runs(paths: Iterable[str | os.PathLike[str]]) -> list[RunDir]:
         RunDirError: for a path that is not there, a pattern that nothing matches, or where no run is found under one.
     """
     runs: dict[str, RunDir] = {}
+    paths = [os.fspath(path) for path in paths]
+    if "" in paths:  # of a shell's variable that is not set: Path would take it for this folder
+        raise RunDirError("an empty path: name a run directory or a folder; this one is .")
     for path in map(Path, paths):
         for found in _matching(path.expanduser()):
             runs.setdefault(os.path.abspath(found), RunDir(found))  # "a" and "b/../a" are one run

@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -188,6 +188,7 @@ def mirror(sweep: Sweep, say: Callable[[str], None]) -> None:
 def report(sweep: Sweep, console: Console) -> None:
     """Print the comparison of all runs in the sweep's folder, and the response to each parameter, which is drawn."""
     from harness.compare import load_runs, make_report, print_report
+    from harness.compare.read_run import REPLANNED
     from harness.compare.responses import FOOTNOTE, draw, responses, responses_section, results
 
     if not any(run.run.exists() for run in sweep.runs):
@@ -197,9 +198,10 @@ def report(sweep: Sweep, console: Console) -> None:
     on = next(iter(tested), "")  # of several the first, as where the best checkpoint is chosen
     shown = make_report(runs, on)
     names = {directory.path: name for name, directory in runs.directories.items()}
-    settings: Mapping[str, Mapping[str, str]] = {
-        names[run.run.path]: run.settings for run in sweep.runs if run.run.path in names and _is_complete(run)
-    }
+    settings = {names[run.run.path]: run.settings for run in sweep.runs if run.run.path in names and _is_complete(run)}
+    if REPLANNED in runs.configs:  # extended on the way: not what the others with these values are
+        planned = runs.configs[REPLANNED].to_dict()
+        settings = {run: values | {REPLANNED: planned[run] or "at once"} for run, values in settings.items()}
     measured = results(runs, settings, on)
     found = responses(measured)
     if len(found):

@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 import json
 import shutil
 
@@ -150,6 +151,14 @@ def test_best_and_last(parent):
     tested = {row["step"]: row["test/nll"] for row in parent.metrics() if "test/nll" in row}
     assert find_checkpoint(parent, "best").step == min(tested, key=tested.__getitem__)
     assert find_checkpoint(parent, "last").step == 15
+
+
+def test_the_best_is_one_of_those_that_are_there(parent):
+    gone = find_checkpoint(parent, "best")
+    parent.append_checkpoint(dataclasses.replace(gone, deleted=True))
+    nlls = {step: nll for step, nll in parent.test_nlls().items() if step != gone.step}
+    there = {record.step for record in parent.checkpoints() if record.is_usable}
+    assert find_checkpoint(parent, "best").step == min(nlls.keys() & there, key=nlls.__getitem__)
 
 
 def test_a_rerun_is_the_same_run_again(parent, tmp_path):

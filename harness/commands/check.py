@@ -1,15 +1,13 @@
 """``python -m harness check``: whether MLflow holds what the files hold."""
 
-from pathlib import Path
-
 import click
 
 
 @click.command()
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
 @click.option("--to", metavar="URI", help="MLflow tracking URI; by default where the run was mirrored before.")
 @click.pass_context
-def command(ctx: click.Context, runs: tuple[Path, ...], to: str | None) -> None:
+def command(ctx: click.Context, runs: tuple[str, ...], to: str | None) -> None:
     """Compare RUN... with their MLflow runs, point by point. RUN is a run directory or a folder of them.
 
     Nothing is changed. Exit code 1 where something differs.
@@ -20,7 +18,7 @@ def command(ctx: click.Context, runs: tuple[Path, ...], to: str | None) -> None:
 
     is_equal = True
     failures: dict[str, None] = {}  # in order, each once: a dead server fails every run alike
-    for run_dir in find_runs(list(runs)):
+    for run_dir in find_runs(runs):
         try:
             result = check(run_dir, to)
         except HarnessError as error:  # the others may well be there

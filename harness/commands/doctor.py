@@ -6,9 +6,9 @@ import click
 
 
 @click.command()
-@click.argument("runs", metavar="[RUN]...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("runs", metavar="[RUN]...", nargs=-1)
 @click.pass_context
-def command(ctx: click.Context, runs: tuple[Path, ...]) -> None:
+def command(ctx: click.Context, runs: tuple[str, ...]) -> None:
     """Say what became of the runs RUN..., and close MLflow runs that say RUNNING though nobody trains them.
 
     RUN is a run directory or a folder of them, runs/ by default. What a living process writes is left alone. Exit
@@ -21,7 +21,7 @@ def command(ctx: click.Context, runs: tuple[Path, ...]) -> None:
     from harness.tracking.mlflow_stale import close_orphans, stores_of
     from harness.tracking.mlflow_sweep import close_stale_sweep
 
-    folders = list(runs) or [folder for folder in (Path("runs"),) if folder.is_dir() and any(folder.iterdir())]
+    folders = runs or [folder for folder in (Path("runs"),) if folder.is_dir() and any(folder.iterdir())]
     run_dirs = find_runs(folders)
     is_well = True
     for run_dir in run_dirs:

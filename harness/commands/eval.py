@@ -1,17 +1,15 @@
 """``python -m harness eval``: old checkpoints on new data."""
 
-from pathlib import Path
-
 import click
 
 
 @click.command()
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
 @click.option("--at", default="last", show_default=True, metavar="last|best|STEP", help="Which checkpoint of each run.")
 @click.option("--data", required=True, metavar="FILE", help="JSONL file of conversations.")
 @click.option("--name", required=True, help="What the test set is called: compare takes it as --on NAME.")
 @click.pass_context
-def command(ctx: click.Context, runs: tuple[Path, ...], at: str, data: str, name: str) -> None:
+def command(ctx: click.Context, runs: tuple[str, ...], at: str, data: str, name: str) -> None:
     """Score checkpoints of RUN... on a new test set.
 
     RUN is a run directory or a folder of them. Results are kept in each run directory and its MLflow run; what is there
@@ -28,7 +26,7 @@ def command(ctx: click.Context, runs: tuple[Path, ...], at: str, data: str, name
     test_set = NewTestSet(name, data)
     console = Console(highlight=False, soft_wrap=True, markup=False)
     failures: dict[str, list[str]] = {}  # the runs by what was wrong: a bad file fails every run alike
-    for run in find_runs(list(runs)):
+    for run in find_runs(runs):
         try:
             found = evaluate(run, at, test_set, console)
         except HarnessError as error:  # the others may well succeed

@@ -1,12 +1,10 @@
 """``python -m harness ls``: runs in a list."""
 
-from pathlib import Path
-
 import click
 
 
 @click.command()
-@click.argument("runs", metavar="[RUN]...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("runs", metavar="[RUN]...", nargs=-1)
 @click.option(
     "--filter",
     "conditions",
@@ -16,7 +14,7 @@ import click
     "times, all must hold.",
 )
 @click.option("--sort", metavar="[-]KEY", help="By a column or a field of the config; with -, from the highest down.")
-def command(runs: tuple[Path, ...], conditions: tuple[str, ...], sort: str | None) -> None:
+def command(runs: tuple[str, ...], conditions: tuple[str, ...], sort: str | None) -> None:
     """List runs: what became of each, test NLL, where it is and how big.
 
     RUN is a run directory or a folder of them, runs/ by default. In a pipe the columns are separated by tabs and hold
@@ -27,7 +25,7 @@ def command(runs: tuple[Path, ...], conditions: tuple[str, ...], sort: str | Non
     from harness.listing import filtered, list_run, ordered, tab_separated, table
     from harness.run_folders import find_runs
 
-    listed = [list_run(run) for run in find_runs(list(runs) or [Path("runs")])]
+    listed = [list_run(run) for run in find_runs(runs or ["runs"])]
     if sort:
         listed = ordered(listed, sort)
     listed = filtered(listed, conditions)

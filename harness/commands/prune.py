@@ -1,13 +1,12 @@
 """``python -m harness prune``: remove checkpoints of past runs."""
 
 import contextlib
-from pathlib import Path
 
 import click
 
 
 @click.command()
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
 @click.option(
     "--keep",
     "text",
@@ -17,7 +16,7 @@ import click
     "or a number (as many of the newest).",
 )
 @click.option("--yes", is_flag=True, help="Remove what is listed.")
-def command(runs: tuple[Path, ...], text: str, yes: bool) -> None:
+def command(runs: tuple[str, ...], text: str, yes: bool) -> None:
     """List the checkpoints of RUN... that would go; with --yes, remove them here and in MLflow.
 
     RUN is a run directory or a folder of them. A run that is being trained is left alone, and one that is not finished
@@ -32,7 +31,7 @@ def command(runs: tuple[Path, ...], text: str, yes: bool) -> None:
     keep = Keep.of(text)
     failures: list[str] = []
     plans = []
-    for run in find_runs(list(runs)):
+    for run in find_runs(runs):
         try:
             run.config()  # before anything is written there: it may be another program's directory
             if run.is_locked():
@@ -52,7 +51,7 @@ def command(runs: tuple[Path, ...], text: str, yes: bool) -> None:
     if yes:
         click.echo(f"removed {num}, {size}")
         for trouble in update(found.run for found in plans):
-            click.echo(f"warning: {trouble}: python -m harness sync {' '.join(map(str, runs))} tells MLflow", err=True)
+            click.echo(f"warning: {trouble}: python -m harness sync {' '.join(runs)} tells MLflow", err=True)
     else:
         click.echo(f"{num} to remove, {size}{': add --yes to do it' if num else ''}")
     if failures:

@@ -1,19 +1,17 @@
 """``python -m harness sync``: run directories -> MLflow."""
 
-from pathlib import Path
-
 import click
 
 
 @click.command()
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True)
 @click.option("--to", metavar="URI", help="MLflow tracking URI; by default where the run was mirrored before.")
 @click.option(
     "--rebuild",
     is_flag=True,
     help="Compare all; make a new MLflow run where the old one holds what the files do not, or was deleted.",
 )
-def command(runs: tuple[Path, ...], to: str | None, rebuild: bool) -> None:
+def command(runs: tuple[str, ...], to: str | None, rebuild: bool) -> None:
     """Bring the MLflow runs of RUN... up to date. RUN is a run directory or a folder of them."""
     from harness.exceptions import HarnessError, TrackingError
     from harness.run_folders import find_runs
@@ -23,7 +21,7 @@ def command(runs: tuple[Path, ...], to: str | None, rebuild: bool) -> None:
     from harness.tracking.mlflow_sweep import sync_sweep
 
     failures: dict[str, None] = {}  # in order, each once: a dead server fails every run alike
-    run_dirs = find_runs(list(runs))
+    run_dirs = find_runs(runs)
     for run_dir in run_dirs:
         try:
             result, replaced = mlflow_rebuild.rebuild(run_dir, to) if rebuild else (sync(run_dir, to), None)

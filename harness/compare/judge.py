@@ -15,7 +15,7 @@ from harness.run_dir import STEP, TRAIN_NLL, test_key
 if TYPE_CHECKING:
     import pandas as pd
 
-_SAME_DATA = "evaluate them on the same data"
+_SAME_DATA = "python -m harness eval RUN… --data FILE --name NAME scores them on the same data"
 _TOKENIZER = ".model_name_for_tokenizer"
 _DECIDE_THE_TEXT = ("dataset_builder", "renderer_name", "seed", "data")
 

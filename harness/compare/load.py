@@ -98,7 +98,13 @@ class Runs:
             if rows := [row for row in directory.eval_examples(step, [name]) if row["set"] == on]:
                 in_training = self.configs.get(data_path(TEST_CONTENTS, on))
                 contents = None if in_training is None else in_training[run]
-                return _evaluation({"contents": contents} | rows[-1], directory / name)
+                try:
+                    return _evaluation({"contents": contents} | rows[-1], directory / name)
+                except (LookupError, TypeError, ValueError) as error:
+                    raise RunDirError(
+                        f"{directory / name}: the evaluation at step {step} is not as the harness writes it "
+                        f"({type(error).__name__}: {error}): remove that line"
+                    ) from error
         return None
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 UNREADABLE = "UNREADABLE"  # the state of a run whose attempts.jsonl is damaged
 TEST_CONTENTS = "test_contents"  # of config.json's data: fingerprints of what test sets say, before it was rendered
+REPLANNED = "planned_updates"  # the config path that only a run has which was extended
 _T = TypeVar("_T")
 
 # What config.json records beside the config and can explain a difference between two runs.
@@ -62,7 +63,7 @@ def read_directory(run: RunDir) -> RunData:
         theirs = tinker_cookbook.config(run)
         if theirs is None:
             notes.append(_words(error))
-    trained = held(lambda: read_metrics(run), None) or table_of([])
+    trained = held(lambda: read_metrics(run), table_of([]))
     notes += notes_of(trained)
     later = held(lambda: [row for row in run.later_evaluations() if SUPERSEDED_BY not in row], [])
     metrics = with_later_evaluations(trained, later)
@@ -72,9 +73,10 @@ def read_directory(run: RunDir) -> RunData:
         config, test_sets, origin = config_io.flatten(theirs), [], f"{run} (tinker-cookbook)"
         notes += more
     else:
-        config = _flatten(held(lambda: _as_last_asked(run, document), document))
+        asked = held(lambda: _as_last_asked(run, document), document)
+        config = held(lambda: _flatten(asked), {})
         evaluated = [*held(lambda: _evaluated(run), []), *((row["set"], row["fingerprint"]) for row in later)]
-        test_sets = _test_sets(list(dict.fromkeys(evaluated)), document)
+        test_sets = held(lambda: _test_sets(list(dict.fromkeys(evaluated)), document), [])
         state, origin = held(lambda: _state(run), UNREADABLE), str(run)
         held(run.superseded_metrics, [])  # they are counted for who asks: what is damaged is told now
     return RunData(sorted_by_step(metrics), config, test_sets, state, origin, list(dict.fromkeys(notes)), run)
@@ -139,7 +141,9 @@ def _held(notes: list[str], read: Callable[[], _T], otherwise: _T) -> _T:
         return read()
     except (RunDirError, OSError) as error:
         notes.append(_words(error))
-        return otherwise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # JSON of another shape than ours
+        notes.append(f"its files are not as the harness writes them ({type(error).__name__}: {error})")
+    return otherwise
 
 
 def _words(error: Exception) -> str:
@@ -156,7 +160,20 @@ def _as_last_asked(run: RunDir, document: Row) -> Row:
     """config.json, with what was said otherwise later: by the last attempt how long the run goes on, and its tags."""
     if "config" not in document:
         return document
-    return document | {"config": document["config"] | run.changed_extents() | {"tags": tags(run)}}
+    said_later = run.changed_extents() | {"tags": tags(run)} | _replanned(run)
+    return document | {"config": document["config"] | said_later}
+
+
+def _replanned(run: RunDir) -> Row:
+    """Over how many updates the schedule of an extended run was drawn: one that was planned so from the start had other
+    learning rates."""
+    starts = [row for row in run.attempts() if "schedule" in row]
+    if not starts:
+        return {}
+    (_, first), *later = starts[-1]["schedule"]
+    if not later and first == starts[-1]["total_steps"]:
+        return {}
+    return {REPLANNED: ", ".join([str(first), *(f"from step {step} on {total}" for step, total in later)])}
 
 
 def _flatten(document: Row) -> Row:

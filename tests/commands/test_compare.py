@@ -4,6 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from harness.__main__ import main
+from harness.compare.judge import _SAME_DATA
 from harness.supervised.mapping import fingerprint
 from tests.commands.test_main import run_harness
 from tests.compare.made_runs import last_row, make_run, scored, train_row
@@ -107,7 +108,7 @@ def test_a_run_that_cannot_be_judged_is_a_mistake_where_worse_should_fail(judged
     result = compare("a", "d", "--fail-if", "worse")
     assert result.exit_code == 2
     assert result.stderr == (
-        "error: no verdict on d: tested on other data (dead, the baseline on feed): evaluate them on the same data\n"
+        f"error: no verdict on d: tested on other data (dead, the baseline on feed): {_SAME_DATA}\n"
     )
     assert "NLL in nats per token" in result.stdout  # what there is to see is shown first
 

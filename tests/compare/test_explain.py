@@ -4,6 +4,7 @@ import pytest
 
 from harness.compare import explain, judge, load_runs
 from harness.compare.explain import by_slice, most_different, parted
+from harness.compare.judge import _SAME_DATA
 from harness.compare.load import Evaluation
 from harness.compare.paired import compare_examples
 from harness.exceptions import ConfigError
@@ -166,9 +167,7 @@ def test_runs_are_explained_against_the_baseline(folder):
     assert explanation.slices[["run", "slice"]].values.tolist() == [["b", "y"], ["b", "x"], ["c", "x"], ["c", "y"]]
     assert explanation.parted.index.tolist() == ["elsewhere", "b", "c"]
     assert explanation.differences.loc["learning_rate"].tolist() == [2e-4, 1e-3, 2e-4, 2e-4]
-    assert explanation.reasons == {
-        "elsewhere": "tested on other data (dead, the baseline on feed): evaluate them on the same data"
-    }
+    assert explanation.reasons == {"elsewhere": f"tested on other data (dead, the baseline on feed): {_SAME_DATA}"}
     assert explanation.examples["messages"].tolist() == [None] * 3
     assert explanation.no_text == "config.json does not say what the test conversations were"
 

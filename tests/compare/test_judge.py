@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from harness.compare import judge, load_runs
-from harness.compare.judge import find_baseline, turned_up
+from harness.compare.judge import _SAME_DATA, find_baseline, turned_up
 from harness.compare.paired import compare_examples
 from harness.exceptions import ConfigError
 from tests.compare.made_runs import last_row, make_run, scored, train_row
@@ -98,8 +98,8 @@ def test_other_test_data_gets_no_verdict_and_the_way_to_one(tmp_path):
     assert set(table["verdict"]) == {"no verdict"}
     assert table[["difference", "low", "high", "p", "lower", "sign_p"]].isna().to_numpy().all()
     assert table["reason"].to_dict() == {
-        "b": "tested on other data (dead, the baseline on feed): evaluate them on the same data",
-        "c": "its examples have other ids than the baseline's: evaluate them on the same data",
+        "b": f"tested on other data (dead, the baseline on feed): {_SAME_DATA}",
+        "c": f"its examples have other ids than the baseline's: {_SAME_DATA}",
         "d": "it has no evaluated examples at this point",
         "e": "it has no evaluated examples at this point",
     }
@@ -232,3 +232,12 @@ def test_bits_per_byte_are_not_named_where_it_is_not_known_what_was_tested_on(tm
     make(tmp_path / "a", bpb=0.9)
     make(tmp_path / "b", bpb=0.85, test={"": "dead"}, **OTHER_TOKENIZER)
     assert against(tmp_path).loc["b", "reason"].startswith("tested on other data")
+
+
+@pytest.mark.parametrize("damage", [('"fingerprint"', '"print"'), ('"nll": [', '"nll": ["x", ')])
+def test_an_evaluation_of_another_shape_has_no_verdict(tmp_path, damage):
+    for name in ("a", "b"):
+        make(tmp_path / name, noise=NOISE)
+    file = tmp_path / "b" / "eval_examples.jsonl"
+    file.write_text(file.read_text().replace(*damage))
+    assert against(tmp_path)["verdict"].tolist() == ["no verdict"]

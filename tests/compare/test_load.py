@@ -285,3 +285,41 @@ def test_what_a_test_set_says_is_known_from_the_config_or_from_the_later_evaluat
     assert {key: of and of.contents for key, of in found.items()} == {
         ("a", ""): "text", ("a", "mine"): "mine", ("b", ""): None, ("b", "mine"): None,
     }  # fmt: skip
+
+
+def test_rows_that_are_all_damaged_are_told(tmp_path):
+    run = make_run(tmp_path / "a", [])
+    (run / "metrics.jsonl").write_text("garbage\nmore\nand more\n")
+    assert "metrics.jsonl: 2 lines, the first of them 1, left out" in load_runs(tmp_path).notes["a"][0]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"config": "x", "run_id": "r"},
+        {"config": {"tags": "x"}, "run_id": "r"},
+        {"config": {}, "run_id": "r", "data": "x"},
+    ],
+)
+def test_a_config_of_another_shape_is_told_and_leaves_the_others_readable(tmp_path, config):
+    run = make_run(tmp_path / "a", [train_row(0, 4.0, 3.0)])
+    make_run(tmp_path / "b", [train_row(0, 4.0, 3.0)])
+    (run / "config.json").write_text(json.dumps(config))
+    runs = load_runs(tmp_path)
+    assert "not as the harness writes them" in runs.notes["a"][0] and list(runs.notes) == ["a"]
+    assert runs.metrics["run"].tolist() == ["a", "b"]
+
+
+def test_no_path_is_not_this_folder(tmp_path, monkeypatch):
+    make_run(tmp_path / "a", [])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunDirError, match=r"^an empty path: name a run directory or a folder; this one is \.$"):
+        load_runs([""])
+
+
+def test_an_extended_run_says_over_how_many_updates_its_schedule_was_drawn(tmp_path):
+    for name, schedule in (("extended", [[0, 2], [2, 5]]), ("kept", [[0, 2]]), ("straight", [[0, 5]])):
+        run = make_run(tmp_path / name, [])
+        run.append_attempt({"attempt": 2, "event": "start", "ts": 1, "total_steps": 5, "schedule": schedule})
+    planned = load_runs(tmp_path).configs["planned_updates"]
+    assert planned.to_dict() == {"extended": "2, from step 2 on 5", "kept": "2", "straight": None}

@@ -3,6 +3,7 @@ import io
 from rich.console import Console
 
 from harness.compare import judge, load_runs, make_report, print_report
+from harness.compare.judge import _SAME_DATA
 from harness.compare.report import Section
 from tests.compare.made_runs import last_row, make_run, scored, train_row
 
@@ -170,8 +171,8 @@ def test_where_a_run_began_to_overfit_is_noted(tmp_path):
 def test_no_verdict_has_its_reason_and_no_table_of_nothing(tmp_path):
     make_run(tmp_path / "a", [last_row(1, 2.0)], examples=of_30(2.0))
     make_run(tmp_path / "b", [last_row(1, 1.0)], examples=of_30(1.0), test={"": "dead"})
-    text = printed(load_runs(tmp_path), width=120)
-    assert "b: no verdict: tested on other data (dead, the baseline on feed): evaluate them on the same data\n" in text
+    text = printed(load_runs(tmp_path), width=200)
+    assert f"b: no verdict: tested on other data (dead, the baseline on feed): {_SAME_DATA}\n" in text
     assert "Against" not in text and "diff =" not in text
     make_run(tmp_path / "x" / "c", [train_row(0, 4.0)])
     make_run(tmp_path / "x" / "d", [train_row(0, 4.0)])
