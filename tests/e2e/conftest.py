@@ -38,6 +38,14 @@ class Workplace:
                 self.command(*arguments), cwd=self.folder, env=self.env, stdout=log, stderr=log, start_new_session=True
             )
 
+    def kill(self, place: str, when: str, number: int, *arguments: str) -> None:
+        """Run until the process dies by SIGKILL at a place that :mod:`tests.e2e.killed` names."""
+        log = self.folder / "killed.log"
+        with log.open("wb") as out:
+            command = self.command("tests.e2e.killed", place, when, str(number), *arguments)
+            code = subprocess.run(command, cwd=self.folder, env=self.env, stdout=out, stderr=out).returncode
+        assert code == -signal.SIGKILL, log.read_text()[-2000:]
+
     def stop_at_step(self, process: subprocess.Popen[bytes], run: str, step: int, sig: signal.Signals) -> None:
         """Send ``sig`` once ``step`` stands in the run's metrics.jsonl, and wait for the end."""
         metrics = self.folder / run / "metrics.jsonl"

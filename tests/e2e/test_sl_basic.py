@@ -51,8 +51,7 @@ def test_it_learns_and_tells_what_it_does(whole):
 
 def test_killed_and_resumed_it_is_the_run_that_was_not(whole, workplace):
     run, _ = whole
-    process = workplace.start(*recipe("runs/killed"))
-    workplace.stop_at_step(process, "runs/killed", 6, signal.SIGKILL)  # between the saves at 5 and 8
+    workplace.kill("row", "after", 7, *recipe("runs/killed"))  # between the saves at 5 and 8
     killed = RunDir(workplace.folder / "runs/killed")
     assert killed.state() == "KILLED"
     workplace.run(*recipe("runs/killed"))

@@ -80,8 +80,7 @@ def test_it_is_trained_there_and_mirrored(whole, workplace):
 
 
 def test_killed_and_resumed_it_is_the_run_that_was_not(whole, recipe, workplace):
-    process = workplace.start(*recipe("killed", "mirror=false"))
-    workplace.stop_at_step(process, "runs/tinker/killed", 5, signal.SIGKILL)
+    workplace.kill("row", "after", 6, *recipe("killed", "mirror=false"))  # the checkpoint after that row is not logged
     said = workplace.run(*recipe("killed", "mirror=false")).stdout
     killed = RunDir(workplace.folder / "runs/tinker/killed")
     assert first_difference(whole[0], killed) is None
