@@ -16,7 +16,7 @@ from rich.console import Console
 from harness import __version__, cli, run_dir
 from harness.config_io import from_json, redact
 from harness.derive import find_checkpoint
-from harness.exceptions import BackendError, ConfigError, DataError, RunDirError
+from harness.exceptions import BackendError, ConfigError, DataError, HarnessError, RunDirError
 from harness.run_dir import CheckpointRecord, Row, RunDir
 from harness.supervised.data import FromConversationFileBuilder
 from harness.supervised.logs import logging_to
@@ -49,6 +49,7 @@ class NewTestSet:
         self.name = name
         self.file = file
         self._made: list[tuple[ChatDatasetBuilderCommonConfig, NLLEvaluator]] = []
+        self._trained_on: list[tuple[Any, tuple[int, int]]] = []
 
     def evaluator(self, config: Config, console: Console) -> NLLEvaluator:
         """The conversations as the builder of ``config`` renders its own; told what they hold when they are made.
@@ -76,6 +77,25 @@ class NewTestSet:
             console.print(f"{self.name}: {line}")
         self._made.append((common_config, evaluator))
         return evaluator
+
+    def trained_on(self, config: Config, evaluator: NLLEvaluator) -> tuple[int, int]:
+        """How many of the examples stand in the training set that the builder of ``config`` makes now, and of how many.
+
+        Raises:
+            HarnessError: where it cannot be made.
+        """
+        from harness.supervised.copies import trained_on
+        from harness.supervised.job import build_data
+        from harness.supervised.survey import survey
+
+        made_of = (config.dataset_builder, config.seed)
+        for like, found in self._trained_on:
+            if like == made_of:
+                return found
+        train_set, _, _ = build_data(config)
+        found = trained_on(train_set, survey(train_set).data, [evaluator])[self.name]
+        self._trained_on.append((made_of, found))
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +135,7 @@ def evaluate(run: RunDir, at: str, test_set: NewTestSet, console: Console) -> Ev
         row = _kept(run, checkpoint, evaluator)
         is_new = row is None
         if row is None:
+            _warn_of_training_examples(run, config, test_set, evaluator)
             head = {run_dir.STEP: checkpoint.step, run_dir.TS: now_ms(), "checkpoint": checkpoint.name}
             head |= {"data": redact(test_set.file), "contents": evaluator.dataset.fingerprint()}
             row = head | {"harness": __version__} | _score(run, config, checkpoint, evaluator)
@@ -123,6 +144,23 @@ def evaluate(run: RunDir, at: str, test_set: NewTestSet, console: Console) -> Ev
         for trouble in update([run], make=config.mirror):
             logger.warning("%s: python -m harness sync %s completes the MLflow run", trouble, run)
     return Evaluated(row, is_new)
+
+
+def _warn_of_training_examples(run: RunDir, config: Config, test_set: NewTestSet, evaluator: NLLEvaluator) -> None:
+    try:
+        num, of = test_set.trained_on(config, evaluator)
+    except HarnessError as error:  # its data lies elsewhere by now: it can be scored all the same
+        logger.warning("%s: whether it was trained on examples of %s is not known: %s", run, test_set.name, error)
+        return
+    if num:
+        logger.warning(
+            "%s: it was trained on %s of the %s examples of %s, which makes their NLL look better than it is: leave "
+            "them out",
+            run,
+            f"{num:,}",
+            f"{of:,}",
+            test_set.name,
+        )
 
 
 def _kept(run: RunDir, checkpoint: CheckpointRecord, evaluator: NLLEvaluator) -> Row | None:

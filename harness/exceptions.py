@@ -4,6 +4,9 @@ The text of an error says what is wrong, where, and how to mend it, in one line:
 without a traceback and exits with 2. Anything else that is raised is a bug of ours and keeps its traceback.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 
 class HarnessError(Exception):
     """A mistake that the user can mend, or a circumstance that the user can change."""
@@ -43,3 +46,18 @@ class CheckpointDamagedError(BackendError):
 
 class TrackingError(HarnessError, RuntimeError):
     """An MLflow store that cannot be reached or written."""
+
+
+@contextlib.contextmanager
+def as_written(where: object) -> Iterator[None]:
+    """Read what the harness wrote: JSON of another shape, which reading it stumbles over, is a RunDirError."""
+    try:
+        yield
+    except HarnessError:
+        raise
+    except OSError as error:
+        raise RunDirError(f"{error.filename or where}: cannot be read ({error.strerror}): restore it") from error
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise RunDirError(
+            f"{where}: not as the harness writes it ({type(error).__name__}: {error}): restore its files"
+        ) from error

@@ -18,12 +18,13 @@ Row = dict[str, Any]
 _CHUNK = 1 << 20  # bytes
 
 
-def read_jsonl(path: Path, having: str = "", until: str = "") -> list[Row]:
+def read_jsonl(path: Path, having: str = "", until: str = "", *, only: bool = False) -> list[Row]:
     """Every whole line of a JSONL file; a missing file has none, a torn last line is dropped.
 
     Args:
         having: Lines without this text are left out; of them it is only looked whether they begin and end as a row.
         until: A key; of a line that was written here, what stands from there on is not parsed and is left out.
+        only: Of lines without ``having`` nothing is looked at: damage there spoils none of the others.
 
     Raises:
         RunDirError: for a line that is not a JSON object and is not the last.
@@ -35,7 +36,7 @@ def read_jsonl(path: Path, having: str = "", until: str = "") -> list[Row]:
     rows: list[Row] = []
     wanted, rest = having.encode(), f', "{until}": '.encode()
     for number, line in enumerate(lines, start=1):
-        if wanted not in line and line[:1] == b"{" and line[-1:] == b"}":
+        if wanted not in line and (only or (line[:1] == b"{" and line[-1:] == b"}")):
             continue
         if until and rest in line:
             line = line.partition(rest)[0] + b"}"

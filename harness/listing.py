@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.config_io import flatten
 from harness.disk_usage import in_words, size_of
-from harness.exceptions import ConfigError, HarnessError
-from harness.run_dir import METRICS, NUM_TOKENS, Row, RunDir
+from harness.exceptions import ConfigError, HarnessError, as_written
+from harness.run_dir import METRICS, NUM_TOKENS, STEP, Row, RunDir, first_test_nll
 from harness.run_tags import tags
 from harness.times import utc
 
@@ -71,6 +71,12 @@ class ListedRun:
     fields: Row = dataclasses.field(default_factory=dict)
     problem: str | None = None
 
+    def __post_init__(self):
+        for column in COLUMNS:
+            value, kind = getattr(self, column), str if column in _TEXTS else int | float
+            if value is not None and not isinstance(value, kind):
+                raise TypeError(f"its {column} is {value!r}")
+
     def value(self, key: str) -> Any:
         """Of a column, or of a field of its config."""
         return getattr(self, key) if key in COLUMNS else self.fields.get(key)
@@ -81,13 +87,14 @@ COLUMNS = tuple(f.name for f in dataclasses.fields(ListedRun) if f.name not in (
 
 def list_run(run: RunDir) -> ListedRun:
     """A row of the list; of a run that is damaged too, so that the others are listed."""
+    from harness.compare import tinker_cookbook
+
     try:
-        return _read(run)
-    except (HarnessError, OSError) as error:
-        problem = str(error)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:  # JSON of another shape than ours
-        problem = f"{run}: not as the harness writes it ({type(error).__name__}: {error})"
-    return ListedRun(str(run), DAMAGED, size=size_of(run.path), problem=problem)
+        with as_written(run):
+            theirs = tinker_cookbook.config(run)
+            return _read(run) if theirs is None else _read_theirs(run, theirs, tinker_cookbook.state(run))
+    except HarnessError as error:
+        return ListedRun(str(run), DAMAGED, size=size_of(run.path), problem=str(error))
 
 
 def _read(run: RunDir) -> ListedRun:
@@ -113,6 +120,23 @@ def _read(run: RunDir) -> ListedRun:
         started=utc(document["started"]) if "started" in document else None,
         tags=" ".join(f"{key}={value}" for key, value in own_tags.items()),
         fields=fields | {f"{_OF_TAG}{key}": value for key, value in own_tags.items()},
+    )
+
+
+def _read_theirs(run: RunDir, config: Row, state: str) -> ListedRun:
+    """A run directory of tinker-cookbook."""
+    nlls = {row[STEP]: nll for row in run.tested_rows() if (nll := first_test_nll(row)) is not None}
+    best_step = min(nlls, key=nlls.__getitem__, default=None)
+    return ListedRun(
+        run=str(run),
+        state=state,
+        steps=run.num_steps_trained(),
+        last=nlls[max(nlls)] if nlls else None,
+        best=None if best_step is None else nlls[best_step],
+        best_step=best_step,
+        model=config.get("model_name"),
+        size=size_of(run.path),
+        fields=flatten(config),
     )
 
 
@@ -144,7 +168,8 @@ def filtered(runs: Sequence[ListedRun], conditions: Sequence[str]) -> list[Liste
         if not match:
             raise ConfigError(f"--filter {condition}: no condition: write KEY=VALUE, with =, !=, <, <=, > or >=")
         key, compared, wanted = (part.strip() for part in match.groups())
-        _check_key("--filter", key, runs)
+        if not (key.startswith(_OF_TAG) and wanted.lower() == "none"):  # a tag that no run has is None in all
+            _check_key("--filter", key, runs)
         left = [run for run in left if _holds(condition, run.value(key), compared, wanted)]
     return left
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,10 @@ _SAYS_SO = {  # in a figure that was drawn here, by suffix
     ".pdf": f"/Creator ({_CREATOR})",
 }
 _DASHES = ("-", "--", ":", "-.")  # once the colours are used up
+_FONTS = (  # that have what matplotlib's own lacks, where one of them is installed: Chinese, Japanese, Korean, …
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei"),
+    *("Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "PingFang SC", "Hiragino Sans", "Arial Unicode MS"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,9 +173,19 @@ def is_drawn_here(image: bytes, suffix: str) -> bool:
 
 
 def _save(figure: Figure, path: Path) -> None:
+    from matplotlib import rcParams
+    from matplotlib.font_manager import fontManager
+    from matplotlib.text import Text
+
+    there = {font.name for font in fontManager.ttflist}
+    families = [*rcParams["font.family"], *(name for name in _FONTS if name in there)]
+    for text in figure.findobj(Text):
+        text.set_fontfamily(families)
     image = io.BytesIO()
     metadata = {"Software" if path.suffix == ".png" else "Creator": _CREATOR}
-    figure.savefig(image, format=path.suffix[1:], dpi=150, metadata=metadata)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # a box says so as well
+        figure.savefig(image, format=path.suffix[1:], dpi=150, metadata=metadata)
     write_bytes(path, image.getvalue())
 
 

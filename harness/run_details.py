@@ -15,6 +15,7 @@ import chz
 from harness.blueprints import defaults_of
 from harness.config_io import flatten, to_json
 from harness.disk_usage import in_words, size_of
+from harness.exceptions import as_written
 from harness.run_dir import (
     CHECKPOINTS_DIR,
     METRICS,
@@ -48,18 +49,20 @@ def details(run: RunDir) -> str:
     Raises:
         RunDirError: where ``run`` is none, or its files cannot be read.
     """
-    document = run.config()
-    parts = {
-        str(run): _identity(run, document),
-        "Config": _config(document["config"] | run.changed_extents()),
-        "Data": _data(document),
-        "Metrics": _metrics(run, document),
-        "Attempts": _attempts(run),
-        "Checkpoints": _checkpoints(run),
-        "Files": _files(run),
-        "To go on": _commands(run, document),
-    }
-    texts = [[heading, *(f"  {line}" for line in lines)] for heading, part in parts.items() if (lines := list(part))]
+    with as_written(run):
+        document = run.config()
+        parts = {
+            str(run): _identity(run, document),
+            "Config": _config(document["config"] | run.changed_extents()),
+            "Data": _data(document),
+            "Metrics": _metrics(run, document),
+            "Attempts": _attempts(run),
+            "Checkpoints": _checkpoints(run),
+            "Files": _files(run),
+            "To go on": _commands(run, document),
+        }
+        lines = {heading: list(part) for heading, part in parts.items()}
+    texts = [[heading, *(f"  {line}" for line in part)] for heading, part in lines.items() if part]
     return "\n\n".join("\n".join(lines) for lines in texts)
 
 

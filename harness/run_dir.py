@@ -138,8 +138,8 @@ class RunDir:
 
     def eval_examples(self, step: int | None = None, files: Sequence[str] = EVALUATIONS) -> list[Row]:
         """Every evaluation, then those made after training; given a step, those of it: the others are not parsed."""
-        having = "" if step is None else f'"{STEP}": {step}'
-        rows = [row for name in files for row in self._rows(name, STEP, "set", having=having)]
+        having = "" if step is None else f'"{STEP}": {step},'
+        rows = [row for name in files for row in self._rows(name, STEP, "set", having=having, only=step is not None)]
         return [row for row in rows if step in (None, row[STEP]) and SUPERSEDED_BY not in row]
 
     def evaluations(self, *, later: bool = True) -> list[Row]:
@@ -225,7 +225,7 @@ class RunDir:
     def changed_extents(self) -> Row:
         """What the last attempt asked for otherwise than config.json says: how long the run goes on."""
         starts = [row for row in self.attempts() if row["event"] == "start"]
-        return starts[-1].get("changed", {}) if starts else {}
+        return starts[-1].get("changed") or {} if starts else {}
 
     def mirror(self) -> Row | None:
         """The document mirror.json, or None where the run was never mirrored."""
@@ -248,7 +248,7 @@ class RunDir:
         attempts = self.attempts()
         if not attempts:
             return "NEW"
-        return attempts[-1].get("state", "KILLED")
+        return attempts[-1].get("state") or "KILLED"
 
     def is_finished(self) -> bool:
         """Whether the run is complete, and its rows are."""
@@ -272,8 +272,8 @@ class RunDir:
         except OSError:  # a read-only copy: nobody can be writing to it
             return False
 
-    def _rows(self, name: str, *keys: str, having: str = "", until: str = "") -> list[Row]:
-        rows = read_jsonl(self / name, having, until)
+    def _rows(self, name: str, *keys: str, having: str = "", until: str = "", only: bool = False) -> list[Row]:
+        rows = read_jsonl(self / name, having, until, only=only)
         for number, row in enumerate(rows, start=1):
             for key in keys:
                 if key not in row:

@@ -8,7 +8,7 @@ nobody else writes the file. Those who do take turns by a lock of its own, since
 from collections.abc import Mapping
 
 from harness.config_io import redact
-from harness.exceptions import RunDirError
+from harness.exceptions import RunDirError, as_written
 from harness.files import append_jsonl, cut_torn_line, read_jsonl
 from harness.run_dir import TAGS, TS, RunDir
 
@@ -21,8 +21,9 @@ def tags(run: RunDir) -> dict[str, str]:
     Raises:
         RunDirError: where config.json or tags.jsonl cannot be read.
     """
-    config = run.config().get("config") or {}
-    now = (config.get("tags") or {}) | changed_tags(run)
+    with as_written(run):
+        config = run.config().get("config") or {}
+        now = (config.get("tags") or {}) | changed_tags(run)
     return {key: value for key, value in now.items() if value is not None}
 
 

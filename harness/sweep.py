@@ -19,11 +19,12 @@ from rich.console import Console
 from harness import cli
 from harness.config_io import redact_argv, to_json
 from harness.exceptions import ConfigError, HarnessError
+from harness.plot import is_drawn_here
 from harness.preview import load_config
 from harness.run_dir import RunDir, test_key
 from harness.supervised import provenance
 from harness.supervised.train import Config, with_backend, with_own_builder
-from harness.sweep_grid import directory_name, parse_grid, short_names
+from harness.sweep_grid import directory_name, is_named_by, parse_grid, short_names
 from harness.sweep_record import SWEEP, read_record, write_record
 
 LOGS = "logs"  # in the sweep's folder: what each run printed
@@ -88,18 +89,20 @@ def plan(recipe: str, overrides: Sequence[str], root: Path) -> Sweep:
     shared, grid = parse_grid(overrides)
     module, environment = _find(recipe)
     root = root.expanduser()
-    _check_root(root, recipe)
+    there = _look_into(root, recipe)
     names = short_names(grid)
     runs: list[SweepRun] = []
     by_config: dict[str, str] = {}
     for values in itertools.product(*grid.values()):
         settings = dict(zip(names.values(), values, strict=True))
-        path = root / directory_name(settings)
+        named = directory_name(settings)
+        found = [name for name in there if is_named_by(name, settings)]
+        path = root / (named if named in there or not found else found[0])
         arguments = [*shared, *map("{}={}".format, grid, values), f"log_path={path}"]
         config = _config(module, arguments, path)
         key = json.dumps(to_json(config) | {"log_path": None})
-        if (other := by_config.setdefault(key, path.name)) != path.name:
-            raise ConfigError(f"{path.name} is the same config as {other}: leave one of the values out")
+        if (other := by_config.setdefault(key, named)) != named:
+            raise ConfigError(f"{named} is the same config as {other}: leave one of the values out")
         runs.append(SweepRun(RunDir(path), config, settings, [sys.executable, "-m", module, *arguments]))
     _note(root, recipe, {names[key]: values for key, values in grid.items()}, runs)
     return Sweep(root, environment, runs)
@@ -125,18 +128,25 @@ def _find(recipe: str) -> tuple[str, dict[str, str]]:
     }
 
 
-def _check_root(root: Path, recipe: str) -> None:
+def _look_into(root: Path, recipe: str) -> list[str]:
+    """The names of what is in ``root``, where a sweep of ``recipe`` may go into it."""
+    figure = root / FIGURE
     try:
-        others = [path.name for path in root.iterdir() if not path.name.startswith(".")]
+        there = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
+        is_ours = FIGURE not in there or is_drawn_here(figure.read_bytes(), figure.suffix)
     except FileNotFoundError:
-        return
+        return []
     except OSError as error:
-        raise ConfigError(f"{root}: cannot be read ({error.strerror}): choose another --root") from error
+        place = error.filename or root
+        raise ConfigError(f"{place}: cannot be read ({error.strerror}): choose another --root") from error
     record = read_record(root)
-    if others and record is None:
+    if there and record is None:
         raise ConfigError(f"{root}: there is something in it, and no sweep's {SWEEP}: choose another --root")
-    if record and record.recipe != recipe:
+    if record and os.path.abspath(record.recipe) != os.path.abspath(recipe):  # ./toy.py is toy.py
         raise ConfigError(f"{root} holds a sweep of {record.recipe}: choose another --root")
+    if not is_ours:
+        raise ConfigError(f"{figure}: there already, and no sweep drew it: move it, or choose another --root")
+    return there
 
 
 def _config(module: str, arguments: list[str], path: Path) -> Config:
@@ -155,6 +165,8 @@ def _config(module: str, arguments: list[str], path: Path) -> Config:
         provenance.check_same_config(RunDir(path), config)
     except ConfigError as error:
         raise ConfigError(f"{error}; or sweep under another --root") from error
+    except OSError as error:  # a file in the place of a directory, or the other way round
+        raise ConfigError(f"{error.filename}: cannot be read ({error.strerror}): choose another --root") from error
     return config
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -40,6 +42,8 @@ def parse_grid(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]
         given.add(key)
         if text[:1] == "[" and text[-1:] == "]":
             grid[key] = _values(key, text)
+        elif text[:1] == "[" and text.count("[") > text.count("]"):
+            raise ConfigError(f"{argument}: no ] ends what begins there: close it, and quote what has spaces in it")
         else:
             shared.append(argument)
     if not grid:
@@ -65,6 +69,20 @@ def directory_name(settings: Mapping[str, str]) -> str:
         return name
     digest = hashlib.sha256(repr(exact).encode()).hexdigest()[:8]
     return f"{name[: _MAX_NAME - len(digest) - 1]}-{digest}"
+
+
+def is_named_by(name: str, settings: Mapping[str, str]) -> bool:
+    """Whether a directory is of these values, however its numbers were written: 1e-4 is 0.0001."""
+    named = {key: _number(value) for key, _, value in (part.partition("=") for part in name.split(","))}
+    return named == {key: _number(value) for key, value in settings.items()}
+
+
+def _number(text: str) -> float | str:
+    """What ``text`` says, where that is a number; else ``text``."""
+    with contextlib.suppress(ValueError):
+        if math.isfinite(value := float(text)):
+            return value
+    return text
 
 
 def last_part(key: str) -> str:

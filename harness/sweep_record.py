@@ -49,6 +49,8 @@ def read_record(root: Path) -> SweepRecord | None:
         return SweepRecord(**document) if "sweep_id" in document else None
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise RunDirError(f"{root / SWEEP}: cannot be read ({error.strerror}): choose another --root") from None
     except (ValueError, TypeError) as error:
         raise RunDirError(f"{root / SWEEP}: not a sweep's ({error}): restore it, or choose another --root") from None
 

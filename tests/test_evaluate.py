@@ -218,6 +218,34 @@ def test_what_is_dropped_is_told(copy, here):
     assert result.stdout.endswith("on 30 examples\n")
 
 
+def test_training_examples_among_the_data_are_told(copy, world, here, caplog):
+    for name in ("a", "b"):
+        copy(name)
+    shutil.copy(world / "small.jsonl", here / "mixed.jsonl")
+    with caplog.at_level(logging.WARNING):
+        assert evaluate("runs", data="mixed.jsonl", name="mixed").exit_code == 0
+    assert caplog.messages == [
+        f"runs/{name}: it was trained on 20 of the 24 examples of mixed, which makes their NLL look better than it is: "
+        "leave them out"
+        for name in "ab"
+    ]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        assert evaluate("runs", data="own.jsonl", name="own").exit_code == 0
+    assert caplog.messages == []
+
+
+def test_where_the_training_data_is_gone_that_is_told_and_the_run_is_scored(copy, caplog):
+    trained = copy("a")
+    builder = trained.config()["config"]["dataset_builder"]
+    change_config(trained, dataset_builder=builder | {"file_path": "gone.jsonl"})
+    with caplog.at_level(logging.WARNING):
+        assert evaluate("runs/a").exit_code == 0
+    assert caplog.messages == [
+        "runs/a: whether it was trained on examples of other is not known: Data file not found: gone.jsonl"
+    ]
+
+
 def test_a_name_means_one_test_set(copy):
     trained = copy("a")
     for name in ("", ".", "a/b"):

@@ -11,6 +11,8 @@ from harness.listing import COLUMNS, filtered, list_run, ordered, tab_separated,
 from harness.run_dir import CheckpointRecord, RunDir
 from harness.run_tags import change_tags
 from tests.compare.made_runs import last_row, make_run, train_row
+from tests.compare.test_tinker_cookbook import make as make_theirs
+from tests.compare.test_tinker_cookbook import row
 
 STARTED = 1_790_000_000_000
 
@@ -86,6 +88,24 @@ def test_a_damaged_run_does_not_stop_the_list(runs, tmp_path):
         assert str(odd.problem).startswith("b: not as the harness writes it (TypeError: ")
 
 
+@pytest.mark.parametrize("change", [{"model_name": 5}, {"model_name": ["x"]}])
+def test_what_could_not_be_shown_is_damage(runs, tmp_path, change):
+    document = RunDir("a").config()
+    (tmp_path / "a" / "config.json").write_text(json.dumps(document | {"config": document["config"] | change}))
+    odd = list_run(RunDir("a"))
+    assert odd.state == "DAMAGED" and "(TypeError: its model is " in str(odd.problem)
+    assert printed([odd], 100)
+
+
+def test_a_run_of_tinker_cookbook_is_listed_as_what_it_is(tmp_path):
+    rows = [row(k, 4, 3.0 - k / 2, **{"test/nll": nll}) for k, nll in enumerate((3.5, 2.0, 2.5))]
+    theirs = list_run(RunDir(make_theirs(tmp_path / "theirs", rows)))
+    assert (theirs.state, theirs.problem) == ("FINISHED", None)
+    assert (theirs.steps, theirs.last, theirs.best, theirs.best_step) == (3, 2.5, 2.0, 1)
+    assert theirs.model == "Qwen/Qwen3-8B"
+    assert filtered([theirs], ["learning_rate=1e-4"]) == [theirs]
+
+
 def test_a_run_without_a_config_and_one_that_did_not_begin(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(json.dumps(train_row(0, 4.0, 3.0)) + "\n" + '{"step": 1, "num_tokens": 7')
     alone = list_run(RunDir(tmp_path))
@@ -128,6 +148,8 @@ def test_tags_that_were_changed_later_count(runs, tmp_path):
         (["best=None"], "bc"),
         (["tags.team=x"], "a"),
         (["tags.team!=x"], "bc"),
+        (["tags.nobodys=None"], "abc"),
+        (["tags.nobodys!=none"], ""),
         (["model=*smollm2*"], "a"),
         (["run=[bc]"], "bc"),
         (["started>2026-09"], "a"),

@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 
 import pytest
@@ -73,6 +74,13 @@ def test_two_who_tag_at_once_lose_nothing(run):
     for process in processes:
         process.join()
     assert changed_tags(run) == {f"{name}{i}": "x" for name in "ab" for i in range(20)}
+
+
+def test_tags_of_another_shape_are_told(run):
+    document = run.config()
+    (run / "config.json").write_text(json.dumps(document | {"config": {"tags": ["a"]}}))
+    with pytest.raises(RunDirError, match=r"run: not as the harness writes it \(TypeError: .*\): restore its files$"):
+        tags(run)
 
 
 @pytest.mark.parametrize("line", ["nonsense", '{"key": "a"}', '{"value": "a"}'])

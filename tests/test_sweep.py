@@ -147,6 +147,49 @@ def test_a_script_is_the_module_of_its_name_wherever_it_lies(working, monkeypatc
         )
 
 
+def test_a_number_that_is_written_otherwise_is_the_same_run():
+    planned("learning_rate=[1e-1]", "seed=[0]")
+    train_here(planned("learning_rate=[1e-1]", "seed=[0]"))
+    sweep = planned("learning_rate=[0.1,0.2]", "seed=[0,1]")
+    assert [(run.name, run.is_complete()) for run in sweep.runs] == [
+        ("learning_rate=1e-1,seed=0", True),
+        ("learning_rate=0.1,seed=1", False),
+        ("learning_rate=0.2,seed=0", False),
+        ("learning_rate=0.2,seed=1", False),
+    ]
+    assert sweep.runs[0].settings == {"learning_rate": "0.1", "seed": "0"}
+    assert refusal("learning_rate=[1e-1,0.1]", "seed=[0]") == (
+        "learning_rate=0.1,seed=0 is the same config as learning_rate=1e-1,seed=0: leave one of the values out"
+    )
+
+
+def test_a_script_is_the_same_however_its_path_is_written(working):
+    planned("seed=[0]", recipe="./toy.py")
+    for same in ("toy.py", f"{working}/toy.py"):
+        assert planned("seed=[0]", recipe=same).runs
+    assert refusal("seed=[0]", recipe="toy") == "runs/sw holds a sweep of " + f"{working}/toy.py: choose another --root"
+
+
+def test_what_stands_in_the_place_of_a_run_or_a_record_is_one_line():
+    planned("seed=[0]")
+    (ROOT / "seed=1").write_text("mine")
+    assert refusal("seed=[0,1]") == (
+        f"{ROOT.absolute()}/seed=1/metrics.jsonl: cannot be read (Not a directory): choose another --root"
+    )
+    (ROOT / "sweep.json").unlink()
+    (ROOT / "sweep.json").mkdir()
+    assert refusal("seed=[0]") == "runs/sw/sweep.json: cannot be read (Is a directory): choose another --root"
+
+
+def test_a_figure_of_the_users_own_is_not_replaced():
+    planned("learning_rate=[0.1,0.3]")
+    (ROOT / "responses.png").write_bytes(b"mine")
+    assert refusal("learning_rate=[0.1,0.3]") == (
+        "runs/sw/responses.png: there already, and no sweep drew it: move it, or choose another --root"
+    )
+    assert (ROOT / "responses.png").read_bytes() == b"mine"
+
+
 def test_a_recipe_that_trains_elsewhere_is_refused(working):
     text = (working / "toy.py").read_text().replace("def build_config_blueprint", "def blueprint")
     text += """

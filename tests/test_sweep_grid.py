@@ -1,7 +1,7 @@
 import pytest
 
 from harness.exceptions import ConfigError
-from harness.sweep_grid import directory_name, parse_grid, short_names
+from harness.sweep_grid import directory_name, is_named_by, parse_grid, short_names
 
 
 @pytest.mark.parametrize(
@@ -28,9 +28,9 @@ def test_the_values_in_brackets(argument, values):
 
 def test_what_is_in_no_brackets_is_shared_and_the_order_is_that_of_the_command():
     shared, grid = parse_grid(
-        ["seed=[0,1]", "max_steps=4", "a.b.c=[x]", "...max_length=[64,128]", "note=a=[b", "k=a,b"]
+        ["seed=[0,1]", "max_steps=4", "a.b.c=[x]", "...max_length=[64,128]", "note=a=[b", "k=a,b", "run_name=[wip] x"]
     )
-    assert shared == ["max_steps=4", "note=a=[b", "k=a,b"]
+    assert shared == ["max_steps=4", "note=a=[b", "k=a,b", "run_name=[wip] x"]
     assert list(grid.items()) == [("seed", ["0", "1"]), ("a.b.c", ["x"]), ("...max_length", ["64", "128"])]
 
 
@@ -44,6 +44,10 @@ def test_what_is_in_no_brackets_is_shared_and_the_order_is_that_of_the_command()
         (["note=[a,'a']"], "note=[a,'a']: a stands twice: leave one out"),
         (["seed=[]"], "seed=[]: a value is missing: write '' for an empty text"),
         (["seed=[0,]"], "seed=[0,]: a value is missing: write '' for an empty text"),
+        (
+            ["learning_rate=[1e-4,", "3e-4]"],
+            "learning_rate=[1e-4,: no ] ends what begins there: close it, and quote what has spaces in it",
+        ),
         (["names=[[a,b]"], "names=[[a,b]: no ] ends what begins there"),
         (["note=['a,b]"], "note=['a,b]: no ' ends what begins there"),
         (["log_path=x", "seed=[0]"], "log_path=x: a sweep names the directories of its runs: leave log_path out"),
@@ -78,6 +82,19 @@ def test_a_directory_is_named_by_its_values_whatever_their_order():
     assert directory_name({"seed": "0", "learning_rate": "1e-4"}) == "learning_rate=1e-4,seed=0"
     assert directory_name({"learning_rate": "1e-4", "seed": "0"}) == "learning_rate=1e-4,seed=0"
     assert directory_name({"max_length": "None"}) == "max_length=None"
+
+
+def test_numbers_are_the_same_however_they_are_written():
+    name = directory_name({"learning_rate": "1e-4", "model": "small"})
+    assert is_named_by(name, {"model": "small", "learning_rate": "0.0001"})
+    for other in (
+        {"learning_rate": "0.0001"},
+        {"learning_rate": "0.001", "model": "small"},
+        {"learning_rate": "1e-4", "model": "Small"},
+        {"learning_rate": "1e-4", "model": "small", "seed": "0"},
+    ):
+        assert not is_named_by(name, other)
+    assert not is_named_by("logs", {"seed": "0"})
 
 
 def test_names_stay_unique_where_characters_are_replaced_or_the_end_is_cut():

@@ -33,6 +33,12 @@ def test_another_programs_file_of_that_name_is_none(tmp_path, text):
     assert read_record(tmp_path) is None
 
 
+def test_a_folder_of_that_name_is_one_line(tmp_path):
+    (tmp_path / "sweep.json").mkdir()
+    with pytest.raises(RunDirError, match=r"sweep\.json: cannot be read \(Is a directory\): choose another --root$"):
+        read_record(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["{", '{"sweep_id": "x"}'])
 def test_a_damaged_record_is_one_line(tmp_path, text):
     (tmp_path / "sweep.json").write_text(text)

@@ -49,6 +49,8 @@ def _parsed(arguments: tuple[str, ...]) -> tuple[list[str], dict[str, str | None
             paths.append(argument)
         elif not key.strip():
             raise ConfigError(f"{argument}: no name before the =: write KEY=VALUE")
+        elif not key.isprintable():
+            raise ConfigError(f"{argument!r}: a name is one line, without control characters: write KEY=VALUE")
         elif not is_a_users(key):
             raise ConfigError(f"{argument}: names that begin with harness. or mlflow. are not a user's: choose another")
         else:

@@ -108,4 +108,4 @@ def _resumes(directory: RunDir) -> list[Resume]:
     starts = [row for row in directory.attempts() if row["event"] == "start"]
     again = [row for i, row in enumerate(starts) if i or row.get("next_step")]
     superseded: list[Any] = [row.get(SUPERSEDED_BY) for row in directory.superseded_metrics()] if again else []
-    return [Resume(row["attempt"], row.get("next_step", 0), superseded.count(row["attempt"])) for row in again]
+    return [Resume(row["attempt"], row.get("next_step") or 0, superseded.count(row["attempt"])) for row in again]

@@ -88,7 +88,8 @@ def check_outputs(paths: Iterable[Path]) -> None:
     """
     for path in paths:
         if path.suffix not in _SUFFIXES:
-            raise ConfigError(f"{path}: no form of a report: end its name in {', '.join(_SUFFIXES)}")
+            named = f"{path}: no form of a report" if path.name else "--out names no file"
+            raise ConfigError(f"{named}: end its name in {', '.join(_SUFFIXES)}")
         if not path.parent.is_dir():
             raise ConfigError(f"{path}: there is no folder {path.parent}: make it, or choose another file")
         try:

@@ -28,8 +28,9 @@ _LOOKS = {  # colour and symbol, which say the same
     NOT_TOLD_APART: ("soft", "diamond"),
     NO_VERDICT: ("soft", "circle-open"),
 }
-_ROW = 44  # pixels, of a difference
-_NAME = 60  # characters of a run's name beside its difference
+_ROW = 62  # pixels, of a difference
+_NAME = 30  # characters of a run's name above its difference: there is room for them on a phone
+_TEXT = 13  # pixels
 
 Trace = dict[str, Any]
 
@@ -181,8 +182,9 @@ def _differences_figure(key: str, rows: Mapping[Hashable, Mapping[Hashable, Any]
         by_verdict.setdefault(row["verdict"], []).append((i, name, row))
     x_title = "difference in test NLL (nats per token)<br>← better · worse →"
     layout = _layout(x_title, "", _ROW * len(known) + 110)
+    layout["margin"] |= {"l": 12, "r": 12}
     layout["xaxis"] |= {"rangemode": "tozero"}
-    layout["yaxis"] = {"visible": False, "fixedrange": True, "range": [len(known) - 0.6, -0.9]}
+    layout["yaxis"] = {"visible": False, "fixedrange": True, "range": [len(known) - 0.7, -0.9]}
     layout["shapes"] = [{"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1, "line": {"color": "ink"}}]
     layout["annotations"] = [_label(i, name, row["verdict"]) for i, (name, row) in enumerate(known)]
     notes = ["Symbols: differences; the lines through them: their intervals."]
@@ -221,7 +223,8 @@ def _intervals(verdict: str, found: list[tuple[int, str, Mapping[Hashable, Any]]
 def _label(i: int, name: str, verdict: str) -> dict[str, Any]:
     """Left above its interval: there is room for a long name, on a phone too."""
     return {
-        "text": f"<b>{html.escape(_short(name))}</b> {verdict}",
+        "text": f"<b>{html.escape(_short(name))}</b><br>{verdict}",
+        "align": "left",
         "x": 0,
         "xref": "paper",
         "xanchor": "left",
@@ -274,11 +277,11 @@ def _layout(x_title: str, y_title: str, height: int) -> dict[str, Any]:
         "showlegend": False,
         "hovermode": "closest",
         "uirevision": "kept",  # the part that is looked at, when something is hidden or the colours change
-        "font": {"family": "system-ui, sans-serif", "size": 13, "color": "ink"},
+        "font": {"family": "system-ui, sans-serif", "size": _TEXT, "color": "ink"},
         "paper_bgcolor": "paper",
         "plot_bgcolor": "paper",
         "hoverlabel": {"bgcolor": "paper", "font": {"color": "ink"}, "align": "left", "namelength": -1},
         "modebar": {"bgcolor": "paper", "color": "soft", "activecolor": "ink"},
-        "xaxis": axis | {"title": {"text": x_title}, "zeroline": False},
-        "yaxis": axis | {"title": {"text": y_title}, "zerolinecolor": "rule"},
+        "xaxis": axis | {"title": {"text": x_title, "font": {"size": _TEXT}}, "zeroline": False},
+        "yaxis": axis | {"title": {"text": y_title, "font": {"size": _TEXT}}, "zerolinecolor": "rule"},
     }

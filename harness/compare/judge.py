@@ -2,13 +2,24 @@
 
 import dataclasses
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness import config_io
 from harness.compare.align import LAST, choose, evaluations, find_point
 from harness.compare.load import RUN, Evaluation, Runs
-from harness.compare.paired import MIN_CLUSTERS, NO_VERDICT, WORSE, Comparison, compare_examples, verdict
-from harness.compare.seeds import compare_configs
+from harness.compare.paired import (
+    MIN_CLUSTERS,
+    NO_VERDICT,
+    WORSE,
+    Comparison,
+    compare_examples,
+    mean_difference,
+    simultaneous,
+    sum_clusters,
+    t_interval,
+    verdict,
+)
+from harness.compare.seeds import compare_configs, welch
 from harness.exceptions import ConfigError, RunDirError
 from harness.run_dir import STEP, TRAIN_NLL, test_key
 
@@ -77,24 +88,60 @@ def judge(runs: Runs, baseline: str | None = None, at: str | float = LAST, x: st
     return Judgement(named, point, x, chosen, against(runs, chosen, named, on), compare_configs(runs, chosen, named))
 
 
-def turned_up(runs: Runs, on: str = "") -> dict[str, int]:
-    """The runs whose test NLL turned up while train NLL fell, and the step of the evaluation after which it did.
+class Turn(NamedTuple):
+    """Where test NLL turned up.
 
-    The rule: that evaluation is the lowest, the last one is higher, and of the updates since, the later half have a
-    lower mean train NLL than the earlier half.
+    Attributes:
+        step: Of the evaluation after which it did.
+        difference: The last evaluation's test NLL minus that one's, nats per token.
+        low, high: The interval of that.
     """
-    turns = {}
+
+    step: int
+    difference: float
+    low: float
+    high: float
+
+
+def turned_up(runs: Runs, on: str = "") -> dict[str, Turn]:
+    """The runs of which it is shown that test NLL turned up while train NLL fell.
+
+    The evaluation with the lowest test NLL is held against the last, example by example: the interval of their
+    difference lies above 0, with 95 % for all evaluations of the run, of which the lowest was picked. And of the
+    updates since, Welch's t interval has the later half's mean train NLL below the earlier half's.
+    """
+    turns: dict[str, Turn] = {}
     trained = runs.metrics.reindex(columns=[RUN, STEP, TRAIN_NLL]).dropna(subset=TRAIN_NLL)
     batches = {run: rows[[STEP, TRAIN_NLL]].to_numpy(dtype=float) for run, rows in trained.groupby(RUN)}
     for run, points in evaluations(runs, on=on).items():
         best = min(points, key=lambda point: point.test_nll, default=None)  # the first of equals
         if best is None or points[-1].test_nll == best.test_nll or run not in batches:
             continue
-        train = batches[run][batches[run][:, 0] >= best.step, 1]
-        half = len(train) // 2
-        if half and train[-half:].mean() < train[:half].mean():
-            turns[run] = best.step
+        fell = _fell(batches[run][batches[run][:, 0] >= best.step, 1].tolist())
+        if fell and (turn := _rise(runs, run, [point.step for point in points], best.step, on)):
+            turns[run] = turn
     return turns
+
+
+def _fell(train: list[float]) -> bool:
+    """Whether it is shown that the later of these batches have the lower NLL."""
+    half = len(train) // 2
+    return half > 1 and welch(train[:half], train[-half:])[1] < 0
+
+
+def _rise(runs: Runs, run: str, steps: list[int], best: int, on: str) -> Turn | None:
+    """How far test NLL is above that of step ``best`` at the last of ``steps``; None where that is not shown."""
+    found, _ = _evaluations(runs, {run: best}, on)
+    last, _ = _evaluations(runs, {run: steps[-1]}, on)
+    if not found or not last or _why_not(found[run], last[run]):
+        return None
+    ids = found[run].ids
+    differences = sum_clusters(last[run].nll - found[run].nll, ids)[:, None]
+    num_tokens = sum_clusters(found[run].num_loss_tokens, ids)
+    if len(num_tokens) < MIN_CLUSTERS:
+        return None
+    (low,), (high,) = t_interval(differences, num_tokens, simultaneous(len(steps) - 1))
+    return Turn(best, float(mean_difference(differences, num_tokens)[0]), low, high) if low > 0 else None
 
 
 def find_baseline(runs: Runs, named: str | None) -> str:

@@ -105,6 +105,7 @@ class Runs:
                         f"{directory / name}: the evaluation at step {step} is not as the harness writes it "
                         f"({type(error).__name__}: {error}): remove that line"
                     ) from error
+        directory.evaluations()  # a line that is damaged may be the one
         return None
 
 
@@ -140,15 +141,17 @@ def load_runs(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
             (``mlflow:EXPERIMENT``, ``mlflow:RUN_ID``, or a run id).
 
     Raises:
-        RunDirError: for a path without a run.
+        RunDirError: for a path without a run, and where no source is named.
         TrackingError: for what is not in MLflow, or was deleted there, and where MLflow cannot be reached.
     """
     import pandas as pd
 
     found = find_sources([sources] if isinstance(sources, (str, os.PathLike)) else sources)
+    if not found:
+        raise RunDirError("no runs to compare: name a run directory, a folder that holds some, or mlflow:EXPERIMENT")
     read = _read(found)
     cache.trim()
-    table, text_left_out = concat([data.metrics for data in read.values()])
+    table, text_left_out = concat([_metrics(data) for data in read.values()])
     for data, keys in zip(read.values(), text_left_out, strict=True):
         data.notes.extend(f"{key}: text left out: other runs have numbers there" for key in keys)
 
@@ -186,6 +189,13 @@ def _read(found: "Mapping[str, RunDir | MlflowRun]") -> dict[str, RunData]:
 def _is_quick(run: "RunDir | MlflowRun") -> bool:
     """Whether reading it takes less time than a thread waits for the GIL."""
     return isinstance(run, RunDir) and cache.holds(run / METRICS)
+
+
+def _metrics(data: RunData) -> "pa.Table":
+    if RUN not in data.metrics.column_names:
+        return data.metrics
+    data.notes.append(f"{RUN}: left out: runs' names stand in the column of that name")
+    return data.metrics.drop_columns([RUN])
 
 
 def _frame(table: "pa.Table", num_rows: Mapping[str, int]) -> "pd.DataFrame":

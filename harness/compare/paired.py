@@ -125,6 +125,8 @@ def percentile_interval(
     The percentiles lie as much further out as Student's t with ``num_clusters - 1`` degrees of freedom and the unbiased
     variance lie further out than the normal: plain percentiles are too narrow for few examples (Hesterberg, What
     Teachers Should Know About the Bootstrap, The American Statistician 69, 2015, section 4.3).
+    Where 20 to 30 differences are skewed these hold in 90 to 93 of 100 cases, not 95: BCa's in no more; those of the
+    bootstrapped t in 1 or 2 more, but they are 1.4 times as wide, and worse where both tails are heavy.
     """
     import numpy as np
     from scipy.special import ndtr, stdtrit
@@ -147,6 +149,21 @@ def percentile_p(resampled: "np.ndarray", num_clusters: int) -> list[float]:
 
 def _widening(num_clusters: int) -> float:
     return math.sqrt(num_clusters / (num_clusters - 1))
+
+
+def t_interval(
+    differences: "np.ndarray", num_tokens: "np.ndarray", confidence: float = CONFIDENCE
+) -> tuple["np.ndarray", "np.ndarray"]:
+    """Low and high ends of :func:`mean_difference`, ``(num_models,)`` each, by Student's t and the variance of a ratio
+    (Cochran, Sampling Techniques, 1977, section 6.4): at once, and as far out as is asked, where resamples are few."""
+    import numpy as np
+    from scipy.special import stdtrit
+
+    n, means = len(num_tokens), mean_difference(differences, num_tokens)
+    residuals = differences - means * num_tokens[:, None]
+    errors = np.sqrt(n / (n - 1) * (residuals**2).sum(axis=0)) / num_tokens.sum()
+    half = -stdtrit(n - 1, (1 - confidence) / 2) * errors
+    return means - half, means + half
 
 
 def sign_test(differences: "np.ndarray") -> float:

@@ -10,7 +10,7 @@ from harness import config_io
 from harness.compare import tinker_cookbook
 from harness.compare.cache import cached
 from harness.compare.metric_table import notes_of, read_table, sorted_by_step, table_of
-from harness.exceptions import RunDirError, TrackingError
+from harness.exceptions import RunDirError, TrackingError, as_written
 from harness.run_dir import EVAL_EXAMPLES, METRICS, STEP, SUPERSEDED_BY, Row, RunDir
 from harness.run_tags import tags
 
@@ -54,15 +54,16 @@ class RunData:
 def read_directory(run: RunDir) -> RunData:
     """A run directory, of ours or of tinker-cookbook."""
     notes: list[str] = []
-    held = functools.partial(_held, notes)
+    held = functools.partial(_held, notes, run)
     document: Row = {}
     theirs = None
     try:
-        document = run.config() if run.exists() else {}
-    except (RunDirError, OSError) as error:
+        with as_written(run):
+            document = run.config() if run.exists() else {}
+    except RunDirError as error:
         theirs = tinker_cookbook.config(run)
         if theirs is None:
-            notes.append(_words(error))
+            notes.append(str(error))
     trained = held(lambda: read_metrics(run), table_of([]))
     notes += notes_of(trained)
     later = held(lambda: [row for row in run.later_evaluations() if SUPERSEDED_BY not in row], [])
@@ -135,19 +136,14 @@ def read_mlflow_run(run: "MlflowRun", folder: Path) -> RunData:
     return dataclasses.replace(points, metrics=table_of(run.history()))  # files are uploaded when an attempt ends
 
 
-def _held(notes: list[str], read: Callable[[], _T], otherwise: _T) -> _T:
+def _held(notes: list[str], run: RunDir, read: Callable[[], _T], otherwise: _T) -> _T:
     """What ``read`` returns; where it cannot be read, that is noted."""
     try:
-        return read()
-    except (RunDirError, OSError) as error:
-        notes.append(_words(error))
-    except (AttributeError, LookupError, TypeError, ValueError) as error:  # JSON of another shape than ours
-        notes.append(f"its files are not as the harness writes them ({type(error).__name__}: {error})")
+        with as_written(run):
+            return read()
+    except RunDirError as error:
+        notes.append(str(error))
     return otherwise
-
-
-def _words(error: Exception) -> str:
-    return f"{error.filename}: cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
 
 
 def _state(run: RunDir) -> str:

@@ -2,6 +2,7 @@
 page and files."""
 
 import dataclasses
+import shlex
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,15 @@ from harness.compare.align import (
 from harness.compare.curves import resumes
 from harness.compare.judge import Judgement, judge, turned_up
 from harness.compare.load import Runs
-from harness.compare.stats import best_runs, by_test_set, config_differences, summarise
+from harness.compare.paired import CONFIDENCE
+from harness.compare.stats import best_runs, by_test_set, config_differences, evaluated_sets, summarise
 
 if TYPE_CHECKING:
     import pandas as pd
 
-OF_NLLS = """\
-gap = best test - train NLL at that step; the train NLL is that of one batch.
+_OF_NLLS = "gap = best test - train NLL at that step; the train NLL is that of one batch."
+_OF_BEST = """\
+
 The best step of several was chosen on the test set that it is reported on: its NLL looks better than it is."""
 _OF_PAIRS = """\
 diff = test NLL - that of {baseline}, nats per token, on the same {examples} examples; its interval ({level}) and p \
@@ -40,6 +43,9 @@ _OF_CHECKPOINTS = """\
 One run of each config compares these checkpoints, not the configs. Two or more seeds of each, at one step, compare \
 those."""
 _VERDICT = ("diff", "95 % interval", "Holm p", "verdict")
+_OF_BOTH = """\
+interval and p do not agree on 0: {runs}: all intervals hold at once, p are corrected one after another; better and \
+worse take both"""
 _MARKED = {  # by its first character
     BETWEEN: "~ the last evaluation before",
     AFTER: "! the run's last evaluation",
@@ -114,7 +120,7 @@ def make_report(runs: Runs, on: str = "", judgement: Judgement | None = None) ->
         _differences_section(differences),
     ]
     said = [section for section in sections if section.rows or section.notes]
-    return Report(runs, on, summary, judgement, differences, said, [OF_NLLS, *footnotes(judgement)])
+    return Report(runs, on, summary, judgement, differences, said, [nll_footnote(runs, on), *footnotes(judgement)])
 
 
 def harmless(text: str) -> str:
@@ -135,6 +141,14 @@ def summary_sections(runs: Runs, summary: "pd.DataFrame", on: str = "") -> list[
 def verdict_sections(judgement: Judgement) -> list[Section]:
     """How the runs, and their configs, compare."""
     return [_pairs_section(judgement), _configs_section(judgement)]
+
+
+def nll_footnote(runs: Runs, on: str = "") -> str:
+    """What has to be known of :func:`summary_sections`."""
+    if not any(len(points) > 1 for points in evaluations(runs, on=on).values()):
+        return _OF_NLLS
+    others = [f"--on {shlex.quote(name)}" for name in evaluated_sets(runs) if name != on]
+    return _OF_NLLS + _OF_BEST + (f" There is another one: {' or '.join(others)}." if others else "")
 
 
 def _nll_section(runs: Runs, summary: "pd.DataFrame", on: str) -> Section:
@@ -215,7 +229,8 @@ def _pairs_section(judgement: Judgement) -> Section:
             for run, row in judgement.against.to_dict("index").items()
         ]
     title = f"Against {judgement.baseline}: {_point(judgement)}"
-    return Section("against", title, ("run", "step", *_VERDICT, "lower", "sign p"), rows, _reasons(judgement))
+    notes = _reasons(judgement) + _disagreeing(judgement.against)
+    return Section("against", title, ("run", "step", *_VERDICT, "lower", "sign p"), rows, notes)
 
 
 def _point(judgement: Judgement) -> str:
@@ -230,7 +245,15 @@ def _configs_section(judgement: Judgement) -> Section:
         for row in judgement.configs.to_dict("records")
     ]
     title = f"Configs, by the spread between their seeds: {_point(judgement)}"
-    return Section("configs", title, ("runs", "seeds", "test", *_VERDICT), rows)
+    notes = _disagreeing(judgement.configs.set_index("runs"))
+    return Section("configs", title, ("runs", "seeds", "test", *_VERDICT), rows, notes)
+
+
+def _disagreeing(judged: "pd.DataFrame") -> list[str]:
+    rows = judged.dropna(subset="low").to_dict("index")
+    excludes_0 = {run: row["low"] > 0 or row["high"] < 0 for run, row in rows.items()}
+    runs = [str(run) for run, row in rows.items() if excludes_0[run] != (row["p"] <= 1 - CONFIDENCE)]
+    return [_OF_BOTH.format(runs=", ".join(runs))] if runs else []
 
 
 def verdict_cells(row: Mapping[Hashable, Any]) -> list[str]:
@@ -244,8 +267,11 @@ def _p(value: float) -> str:
 
 
 def _reasons(judgement: Judgement) -> list[str]:
-    if not len(judgement.chosen.dropna(subset="step")):
+    if not any(judgement.chosen["of_num"].tolist()):
         return []  # no run was evaluated
+    if isinstance(judgement.at, float) and not len(judgement.chosen.dropna(subset="step")):
+        at = words(judgement.x, judgement.at)
+        return [f"no run has an evaluation at or before {at}: choose another --at"]
     reasons = judgement.against["reason"].to_dict()
     return [f"{run}: no verdict: {reason}" for run, reason in reasons.items() if reason]
 
@@ -271,8 +297,11 @@ def _notes(runs: Runs, summary: "pd.DataFrame", on: str) -> list[str]:
     if any(_rose(row) for row in summary.to_dict("records")):
         notes.append("^ test NLL is higher at the last evaluation than at the best step")
     if turns := turned_up(runs, on):
-        after = ", ".join(f"{run} (after step {step})" for run, step in turns.items())
-        notes.append(f"test NLL turned up while train NLL fell: {after}")
+        rises = [
+            f"{run} (after step {turn.step:,}: {turn.difference:+.4f}, {turn.low:+.4f} to {turn.high:+.4f})"
+            for run, turn in turns.items()
+        ]
+        notes.append(f"test NLL turned up while train NLL fell: {', '.join(rises)}")
     groups = by_test_set(summary)
     if len(groups) > 1:
         notes.append("TEST SETS DIFFER: test NLLs compare only between runs of one line, and no best run is marked:")

@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.compare.align import BEST, LAST, have_choice
@@ -45,7 +45,7 @@ def welch(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE
     return difference - half, difference + half, 2 * float(stdtr(freedom, -abs(difference) / error))
 
 
-def same_config(runs: Runs, chosen: "pd.DataFrame") -> list[dict[int, list[str]]]:
+def same_config(runs: Runs, chosen: "pd.DataFrame") -> list[dict[Hashable, list[str]]]:
     """The runs of each config, by seed, in the order of the runs. Runs are of one config where nothing differs but seed
     and names, they trained and were tested on the same data, and are judged at one point: the last ones at one step,
     the best ones, and the only ones, of runs that ended, or of runs that did not.
@@ -53,7 +53,7 @@ def same_config(runs: Runs, chosen: "pd.DataFrame") -> list[dict[int, list[str]]
     Args:
         chosen: As :func:`harness.compare.align.choose` gives it; runs that were not evaluated are left out.
     """
-    groups: dict[str, dict[int, list[str]]] = {}
+    groups: dict[str, dict[Hashable, list[str]]] = {}
     configs = runs.configs.dropna(how="all").to_dict("index")
     choice = have_choice(chosen)
     for run, row in chosen.dropna(subset=["test_nll", "fingerprint"]).to_dict("index").items():
@@ -62,7 +62,9 @@ def same_config(runs: Runs, chosen: "pd.DataFrame") -> list[dict[int, list[str]]
             has_ended = runs.states[str(run)] == "FINISHED"
             alike = {LAST: row["step"] if choice else has_ended, BEST: has_ended}.get(row["point"])
             key = json.dumps([kept, row["fingerprint"], row["point"], alike], sort_keys=True, default=str)
-            groups.setdefault(key, {}).setdefault(configs[run].get(SEED), []).append(str(run))
+            seed = configs[run].get(SEED)
+            seed = seed if isinstance(seed, Hashable) else repr(seed)  # somebody else's config may have a list there
+            groups.setdefault(key, {}).setdefault(seed, []).append(str(run))
     return list(groups.values())
 
 

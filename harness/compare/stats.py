@@ -131,19 +131,22 @@ def test_nll_key(runs: Runs, on: str) -> str:
     Raises:
         ConfigError: where no run has that test set and some have another.
     """
-    before, after = test_key("\n", "nll").split("\n")
-    key = test_key(on, "nll")
-    keys = [k for k in runs.metrics.columns if k.startswith(before) and k.endswith(after)]
-    if key in keys or (not keys and not on):
+    key, names = test_key(on, "nll"), evaluated_sets(runs)
+    if on in names or (not names and not on):
         return key
     wanted = f'a test set named "{on}"' if on else "an unnamed test set"
-    if not keys:
+    if not names:
         raise ConfigError(f"no run has {wanted}, or any evaluation: leave out the name")
-    there = [
-        f'"{k[len(before) : -len(after)]}" ({runs.metrics.dropna(subset=k)[RUN].nunique()} of {len(runs.states)} runs)'
-        for k in keys
-    ]
+    tested = {name: runs.metrics.dropna(subset=test_key(name, "nll"))[RUN].nunique() for name in names}
+    there = [f'"{name}" ({num} of {len(runs.states)} runs)' for name, num in tested.items()]
     raise ConfigError(f"no run has {wanted}: choose one with --on: {', '.join(there)}")
+
+
+def evaluated_sets(runs: Runs) -> list[str]:
+    """The names of the test sets that some run was evaluated on; "" is the unnamed one."""
+    before, after = test_key("\n", "nll").split("\n")
+    keys = [key for key in runs.metrics.columns if key.startswith(before) and key.endswith(after)]
+    return [key[len(before) : -len(after)] for key in keys]
 
 
 def fingerprints(runs: Runs, on: str) -> dict[str, str]:

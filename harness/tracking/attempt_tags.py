@@ -1,13 +1,23 @@
 """What an MLflow run says of the attempts that trained it, and of what they changed."""
 
 from harness.config_io import flatten
+from harness.exceptions import as_written
 from harness.run_dir import TS, Row, RunDir
 from harness.times import utc
 
 
 def attempt_tags(run_dir: RunDir) -> dict[str, str]:
     """``harness.attempt.<n>``: when, from where, what was verified, how it ended. ``harness.changed.<path>``: a field
-    that an attempt was given otherwise than config.json says, with both values."""
+    that an attempt was given otherwise than config.json says, with both values.
+
+    Raises:
+        RunDirError: where the files say something else.
+    """
+    with as_written(run_dir):
+        return _attempt_tags(run_dir)
+
+
+def _attempt_tags(run_dir: RunDir) -> dict[str, str]:
     rows = run_dir.attempts()
     starts = {row["attempt"]: row for row in rows if row["event"] == "start"}
     ends = {row["attempt"]: row for row in rows if row["event"] == "end"}
@@ -18,18 +28,18 @@ def attempt_tags(run_dir: RunDir) -> dict[str, str]:
         )
         for number, start in starts.items()
     }
-    before = flatten(run_dir.config()["config"])
+    before = flatten(run_dir.config().get("config") or {})
     now = before | run_dir.changed_extents()
-    changed = {path for start in starts.values() for path in start.get("changed", {})}
+    changed = {path for start in starts.values() for path in start.get("changed") or {}}
     return tags | {f"harness.changed.{path}": f"{before.get(path)} → {now.get(path)}" for path in sorted(changed)}
 
 
 def _attempt(start: Row, end: Row | None, state: str) -> str:
     begun = f"from checkpoint {start['resumed_from']}" if start.get("resumed_from") else "from the start"
     words = [f"{utc(start[TS], 'minutes')} UTC", begun]
-    if end and end["verified_rows"]:
-        verdict = "equal to the bit" if end["exact"] else "equal within the tolerance"
+    if end and end.get("verified_rows"):
+        verdict = "equal to the bit" if end.get("exact") else "equal within the tolerance"
         words.append(f"{end['verified_rows']} rows made again, {verdict}")
     if end and end.get("is_inexact"):
         words.append("a row came out differently")
-    return ", ".join([*words, end["state"] if end else state])
+    return ", ".join([*words, (end or {}).get("state") or state])

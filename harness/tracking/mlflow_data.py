@@ -46,16 +46,15 @@ def train_set(document: Row) -> DataSet | None:
         document: ``RunDir.config()``.
     """
     data = document.get("data")
-    return _data_set(document, "", data["train"], _num_examples(data)["train"]) if data else None
+    return _data_set(document, "", data.get("train"), _num_examples(data).get("train")) if data else None
 
 
 def test_sets(document: Row) -> dict[str, DataSet]:
     """The data that it is tested on, by the name of the test set; "" is the unnamed one."""
-    data = document.get("data") or {"test": {}}
-    counts = _num_examples(data)["test"]
-    return {
-        name: _data_set(document, name, digest, counts.get(name), test=True) for name, digest in data["test"].items()
-    }
+    data = document.get("data") or {}
+    counts = _num_examples(data).get("test") or {}
+    tested = data.get("test") or {}
+    return {name: _data_set(document, name, digest, counts.get(name), test=True) for name, digest in tested.items()}
 
 
 def log_data(client: MlflowClient, run_id: str, document: Row) -> None:
@@ -93,13 +92,14 @@ def _used(document: Row) -> list[tuple[str, DataSet]]:
 
 
 def _num_examples(data: Row) -> dict[str, Any]:
-    return data.get("num_examples") or {"train": None, "test": {}}
+    return data.get("num_examples") or {}
 
 
 def _data_set(
     document: Row, set_name: str, digest: str | None, num_examples: int | None, *, test: bool = False
 ) -> DataSet:
-    builder = document["config"]["dataset_builder"]
+    builder = document["config"].get("dataset_builder") or {}
+    made_by = builder.get("type") or builder.get("callable") or UNKNOWN
     file = (builder.get("test_file_path") if test else None) or builder.get("file_path")
     if file:
         name, source_type, source = PurePath(file).name, "local", {"uri": file}
@@ -107,6 +107,6 @@ def _data_set(
         name, source_type = builder["hf_path"], "hugging_face"
         source = {"path": builder["hf_path"], "config_name": builder.get("hf_name")}
     else:
-        name, source_type = builder["type"].rpartition(":")[2], "code"
-        source = {"tags": {"mlflow.source.type": "LOCAL", "mlflow.source.name": builder["type"]}}
+        name, source_type = made_by.rpartition(":")[2], "code"
+        source = {"tags": {"mlflow.source.type": "LOCAL", "mlflow.source.name": made_by}}
     return DataSet(set_name or name, digest or UNKNOWN, source_type, source, num_examples)

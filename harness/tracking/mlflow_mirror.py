@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config_io import flatten, redact
-from harness.exceptions import HarnessError, TrackingError
+from harness.exceptions import HarnessError, TrackingError, as_written
 from harness.run_dir import MIRROR, TS, Row, RunDir
 from harness.tracking import mlflow_artifacts, mlflow_data, mlflow_models, mlflow_run, mlflow_store, mlflow_tags
 from harness.tracking.attempt_tags import attempt_tags
@@ -298,10 +298,11 @@ def update(run_dirs: Iterable[RunDir], *, make: bool = False) -> list[str]:
     failures: dict[str, None] = {}
     for run_dir in run_dirs:
         try:
-            uri, mirrored = locate(run_dir, destination(run_dir), Path.cwd())
-            is_there = mirrored and mlflow_store.unless_gone(uri)
-            if (is_there or make) and not run_dir.is_locked():
-                sync(run_dir)
+            with as_written(run_dir):
+                uri, mirrored = locate(run_dir, destination(run_dir), Path.cwd())
+                is_there = mirrored and mlflow_store.unless_gone(uri)
+                if (is_there or make) and not run_dir.is_locked():
+                    sync(run_dir)
         except HarnessError as error:
             failures[str(error)] = None
     return list(failures)

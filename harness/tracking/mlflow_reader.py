@@ -103,15 +103,21 @@ class MlflowRun:
 
     def history(self) -> list[Row]:
         """The run's points as rows of metrics.jsonl, of the metrics that a comparison asks for. Where a step has
-        several points of a metric, the one logged last counts.
+        several points of a metric, the one logged last counts; an evaluation older than the update before it is of
+        weights of a history that a resume left.
 
         Raises:
             TrackingError: where they cannot be had.
         """
         rows: dict[int, Row] = defaultdict(dict)
+        trained: dict[int, int] = {}
         with one_line_errors(self._uri):
-            for key in self._keys:
+            for key in sorted(self._keys, key=lambda key: key != TRAIN_NLL):
                 for point in sorted(self._client.get_metric_history(self.run_id, key), key=lambda p: p.timestamp):
+                    if key == TRAIN_NLL:
+                        trained[point.step] = point.timestamp
+                    elif key.startswith("test/") and point.timestamp < trained.get(point.step - 1, 0):
+                        continue
                     row = rows[point.step]
                     row |= {STEP: point.step, TS: max(point.timestamp, row.get(TS, 0)), key: point.value}
         return [rows[step] for step in sorted(rows)]
@@ -147,6 +153,8 @@ class MlflowReader:
         """
         wanted = source.removeprefix(_PREFIX)
         with one_line_errors(self._uri):
+            if not wanted:
+                raise TrackingError(f"{source} names no experiment{self._near('')}")
             run = mlflow_run.get_run(self._client, wanted) if _RUN_ID.fullmatch(wanted) else None
             if run is not None:
                 self._check_run(run, source)

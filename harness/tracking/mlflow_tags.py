@@ -117,8 +117,8 @@ def exactness(attempts: list[Row]) -> str:
     resumes = [ends.get(row["attempt"]) for row in attempts if row["event"] == "start"][1:]
     if not resumes:
         return "uninterrupted"
-    if any(end and end.get("is_inexact", end["exact"] is False) for end in resumes):
+    if any(end and end.get("is_inexact", end.get("exact") is False) for end in resumes):
         return "inexact"
-    if not all(end and end["verified_rows"] >= 2 for end in resumes):
+    if not all(end and (end.get("verified_rows") or 0) >= 2 for end in resumes):
         return "unverified"
-    return "exact" if all(end and end["exact"] for end in resumes) else "within tolerance"
+    return "exact" if all(end and end.get("exact") for end in resumes) else "within tolerance"

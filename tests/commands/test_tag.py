@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from click.testing import CliRunner
 
@@ -72,11 +74,29 @@ def test_one_that_is_damaged_does_not_keep_the_others_from_it(runs, uri, client)
     assert [client.get_run(run_id).data.tags["kind"] for run_id in run_ids] == ["demo", "demo"]
 
 
+def test_files_of_another_shape_are_one_line(runs, uri, client):
+    run_id = sync(RunDir("runs/a"), uri).run_id
+    RunDir("runs/a").append_attempt({"attempt": 2, "event": "start", "ts": "then"})
+    document = RunDir("runs/b-lr=1").config()
+    (runs / "b-lr=1" / "config.json").write_text(json.dumps(document | {"config": {"tags": ["x"]}}))
+    result = tag("runs", "kind=demo")
+    assert result.exit_code == 2 and result.stdout == "runs/a: team=x, kind=demo\n"
+    warning, error = result.stderr.splitlines()
+    assert warning.startswith("warning: runs/a: not as the harness writes it (TypeError: ")
+    assert warning.endswith("): restore its files: python -m harness sync runs sends the tags")
+    assert error.startswith("error: runs/b-lr=1: not as the harness writes it (TypeError: ")
+    assert "kind" not in client.get_run(run_id).data.tags
+
+
 def test_mistakes_are_one_line_and_exit_2(runs):
     for args, error in [
         (["nope", "a=1"], "nope: no such run directory"),
         (["runs/c-lr=1", "a=1"], "runs/c-lr=1: no such run directory"),
         (["a=1", "b=2"], "a=1 b=2: no run among these: python -m harness tag RUN KEY=VALUE"),
+        (
+            ["runs/a", "two\nlines=1"],
+            "'two\\nlines=1': a name is one line, without control characters: write KEY=VALUE",
+        ),
         (["runs/a", "=1"], "=1: no name before the =: write KEY=VALUE"),
         (
             ["runs/a", "harness.run_id=1"],

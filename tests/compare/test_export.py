@@ -105,6 +105,7 @@ def test_other_mistakes_are_found_before_anything_is_computed(tmp_path):
         ("x.txt", r"x\.txt: no form of a report: end its name in \.html, \.json, \.csv, \.md, \.png, \.svg, \.pdf$"),
         ("x", r"/x: no form of a report: end its name in "),
         ("no/x.md", r"no/x\.md: there is no folder .*/no: make it, or choose another file$"),
+        ("/", r"^--out names no file: end its name in \.html, "),
         ("folder.html", r"folder\.html: cannot be written \(Is a directory\): choose another file$"),
     ]:
         with pytest.raises(ConfigError, match=error):

@@ -65,10 +65,17 @@ def test_differences_stand_in_a_row_each_by_their_verdicts(tmp_path):
     assert ends["arrayminus"][1] == table["difference"]["d"] - table["low"]["d"]
     assert better["text"][0] == "<b>b</b> better<br>-0.1000 (-0.1000 to -0.1000)<br>Holm p 0.0030"
     assert [label["text"] for label in figure.layout["annotations"]] == [
-        "<b>b</b> better",
-        "<b>c</b> worse",
-        "<b>d</b> better",
+        "<b>b</b><br>better",
+        "<b>c</b><br>worse",
+        "<b>d</b><br>better",
     ]
+
+
+def test_a_long_name_is_shortened_to_what_a_phone_has_room_for(tmp_path):
+    for name in ("a", "b" * 20 + "c" * 20):
+        make_run(tmp_path / name, [last_row(1, 2.0)])
+    (label,) = drawn(load_runs(tmp_path))["against"].layout["annotations"]
+    assert label["text"] == f"<b>{'b' * 15}…{'c' * 15}</b><br>no verdict"
 
 
 def test_curves_of_different_test_sets_are_said_not_to_compare(tmp_path):
@@ -102,7 +109,7 @@ def test_what_a_user_named_is_text_for_plotly_too(tmp_path):
         "&lt;b&gt;x&amp;"
     ] * 3
     assert "&lt;b&gt;x" in found["against"].traces[0]["text"][0]
-    assert found["against"].layout["annotations"][0]["text"] == "<b>&lt;b&gt;x&amp;</b> no verdict"
+    assert found["against"].layout["annotations"][0]["text"] == "<b>&lt;b&gt;x&amp;</b><br>no verdict"
 
 
 def test_runs_look_different_also_once_the_colours_are_used_up():

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from harness.compare import judge, load_runs
+from harness.compare.align import evaluations
 from harness.compare.judge import _SAME_DATA, find_baseline, turned_up
-from harness.compare.paired import compare_examples
+from harness.compare.paired import compare_examples, t_interval
 from harness.exceptions import ConfigError
 from tests.compare.made_runs import last_row, make_run, scored, train_row
 
@@ -187,19 +188,51 @@ def test_configs_are_judged_at_the_same_point(tmp_path):
     assert configs["difference"].tolist()[1] == pytest.approx(-1.0)
 
 
-def curve(path, train, test):
-    """Updates with ``train`` NLLs, evaluated with ``test`` NLLs before each and after the last."""
-    make_run(path, [train_row(k, nll, test[k]) for k, nll in enumerate(train)] + [last_row(len(train), test[-1])])
+def trained(path, train, test):
+    """Updates with ``train`` NLLs, before each and after the last an evaluation: ``test`` has its examples' NLLs a
+    token, N of them or one for all."""
+    run = make_run(path, [])
+    for step, nll in enumerate(test):
+        nlls = (nll + np.zeros(N)) * TOKENS
+        examples = scored(nlls.tolist(), TOKENS.tolist())
+        run.append_eval_examples([{"step": step, "set": "", "fingerprint": "feed"} | examples])
+        mean = nlls.sum() / TOKENS.sum()
+        run.append_metrics(train_row(step, train[step], mean) if step < len(train) else last_row(step, mean))
+    return run
+
+
+FALLS, RISES = [4.0, 3.0, 2.9, 2.7, 2.0, 1.9, 1.7], [4.0, 3.0, 3.1, 3.3, 4.0, 4.1, 4.3]
+TURNS = [5.0, 4.0, 4.1, 4.2, 4.3, 4.4, 4.5, 4.6]
 
 
 def test_where_test_nll_turned_up_while_train_nll_fell(tmp_path):
-    curve(tmp_path / "overfits", [4.0, 3.0, 2.5, 2.0, 1.5], [5.0, 4.0, 4.5, 4.2, 4.6, 4.7])
-    curve(tmp_path / "diverges", [4.0, 3.0, 3.5, 4.0, 4.5], [5.0, 4.0, 4.5, 4.2, 4.6, 4.7])
-    curve(tmp_path / "learns", [4.0, 3.0, 2.5, 2.0, 1.5], [5.0, 4.0, 3.5, 3.0, 2.5, 2.4])
-    curve(tmp_path / "ends-at-its-best", [4.0, 3.0], [5.0, 6.0, 5.0])
-    curve(tmp_path / "one-batch-since", [4.0, 3.0], [5.0, 4.0, 4.5])
+    trained(tmp_path / "overfits", FALLS, [nll + NOISE * i for i, nll in enumerate(TURNS)])
+    trained(tmp_path / "diverges", RISES, TURNS)
+    trained(tmp_path / "learns", FALLS, sorted(TURNS, reverse=True))
+    trained(tmp_path / "one-batch-since", FALLS, [*sorted(TURNS, reverse=True)[:-2], 1.0, 2.0])
+    make_run(tmp_path / "few-examples", [train_row(k, *pair) for k, pair in enumerate(zip(FALLS, TURNS, strict=False))])
     make_run(tmp_path / "untested", [train_row(0, 4.0)])
-    assert turned_up(load_runs(tmp_path)) == {"overfits": 1}
+    found = turned_up(load_runs(tmp_path))
+    assert list(found) == ["overfits"]
+    # the last evaluation minus that of step 1: 0.6 and six times the noise; picked from seven others
+    low, high = t_interval((0.6 + 6 * NOISE * 1.0)[:, None] * TOKENS[:, None], TOKENS, 1 - 0.05 / 7)
+    mean = 0.6 + 6 * (NOISE * TOKENS).sum() / TOKENS.sum()
+    assert found["overfits"] == pytest.approx((1, mean, low[0], high[0]))
+
+
+def test_noise_is_no_turn(tmp_path):
+    rng = np.random.default_rng(0)
+    flat = [3 + rng.normal(0, 0.1, 20) for _ in range(40)]
+    for i, train in enumerate(flat):
+        of_noise = [2 + rng.normal(0, 0.1, N) for _ in range(21)]
+        trained(tmp_path / "test" / f"{i}", np.linspace(4, 2, 20) + rng.normal(0, 0.1, 20), of_noise)
+        trained(tmp_path / "train" / f"{i}", train, [2 + 0.05 * step + rng.normal(0, 0.1, N) for step in range(21)])
+    test, train = load_runs(tmp_path / "test"), load_runs(tmp_path / "train")
+    assert (
+        sum(nlls[-1].test_nll > min(nlls, key=lambda p: p.test_nll).test_nll for nlls in evaluations(test).values())
+        > 30
+    )
+    assert len(turned_up(test)) <= 2 and len(turned_up(train)) <= 2  # 40 runs each; at most 2.5 % are to be expected
 
 
 @pytest.mark.parametrize(("damaged", "told"), [("c", ["c"]), ("a", ["b", "c"])])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.compare import load_runs
+from harness.compare import align, load_runs
 from harness.exceptions import RunDirError
 from harness.run_dir import METRICS, STEP, TRAIN_NLL
 from harness.run_tags import change_tags
@@ -174,9 +174,33 @@ def test_columns_that_no_run_has_a_value_in_are_of_numbers(tmp_path):
     assert load_runs(tmp_path).metrics["test/nll"].dtype == "float64"
 
 
-def test_of_no_source_there_is_no_run():
-    runs = load_runs([])
-    assert runs.states == {} and runs.metrics.columns.tolist() == ["run", "step"]
+def test_no_source_is_a_mistake():
+    with pytest.raises(RunDirError) as error:
+        load_runs([])
+    assert str(error.value) == (
+        "no runs to compare: name a run directory, a folder that holds some, or mlflow:EXPERIMENT"
+    )
+
+
+def test_a_metric_that_is_called_run_is_left_out(tmp_path):
+    make_run(tmp_path / "a", [train_row(0, 3.0, 2.0) | {"run": 7.0}])
+    make_run(tmp_path / "b", [train_row(0, 3.0, 2.0)])
+    runs = load_runs(tmp_path)
+    assert align(runs, [0])["run"].tolist() == ["a", "b"]
+    assert runs.notes == {"a": ["run: left out: runs' names stand in the column of that name"]}
+
+
+def test_a_damaged_evaluation_spoils_no_other(tmp_path):
+    run = make_run(tmp_path / "a", [train_row(0, 3.0, 2.0), train_row(4, 2.5, 1.5), last_row(40, 1.0)])
+    lines = (run / "eval_examples.jsonl").read_text().splitlines()
+    (run / "eval_examples.jsonl").write_text("\n".join([lines[0], lines[1], lines[2][:60], lines[0], ""]))
+    runs = load_runs(tmp_path)
+    assert runs.test_sets["fingerprint"].tolist() == ["feed"]
+    for step in (0, 4):
+        evaluation = runs.evaluation("a", step)
+        assert evaluation is not None and evaluation.nll.tolist() == [2.0]
+    with pytest.raises(RunDirError, match=r"eval_examples.jsonl:3: not a JSON row"):
+        runs.evaluation("a", 40)
 
 
 def test_the_second_time_comes_from_the_cache_and_is_the_same(tmp_path, monkeypatch):
@@ -306,7 +330,7 @@ def test_a_config_of_another_shape_is_told_and_leaves_the_others_readable(tmp_pa
     make_run(tmp_path / "b", [train_row(0, 4.0, 3.0)])
     (run / "config.json").write_text(json.dumps(config))
     runs = load_runs(tmp_path)
-    assert "not as the harness writes them" in runs.notes["a"][0] and list(runs.notes) == ["a"]
+    assert "not as the harness writes it" in runs.notes["a"][0] and list(runs.notes) == ["a"]
     assert runs.metrics["run"].tolist() == ["a", "b"]
 
 

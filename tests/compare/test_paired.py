@@ -13,6 +13,7 @@ from harness.compare.paired import (
     sign_test,
     simultaneous,
     sum_clusters,
+    t_interval,
     verdict,
 )
 
@@ -87,6 +88,20 @@ def test_p_is_where_the_interval_comes_to_exclude_zero():
     assert 0 < percentile_p(np.ones((9_999, 1)), 1000)[0] < 3e-4
 
 
+def test_the_t_interval_is_students_where_all_examples_are_as_long():
+    means = np.random.default_rng(10).normal(0.1, 0.5, size=25)
+    low, high = t_interval((7 * means)[:, None], np.full(25, 7), 0.99)
+    theirs = stats.ttest_1samp(means, 0).confidence_interval(0.99)
+    assert (low[0], high[0]) == (pytest.approx(theirs.low), pytest.approx(theirs.high))
+
+
+def test_the_t_interval_of_a_ratio_by_hand():
+    low, high = t_interval(np.array([[2.0], [1.0], [3.0]]), np.array([1, 2, 3]))
+    # 6 / 6 = 1; residuals 1, -1, 0: √(3/2 · 2) / 6
+    half = stats.t.ppf(0.975, 2) * np.sqrt(3) / 6
+    assert (low[0], high[0]) == (pytest.approx(1 - half), pytest.approx(1 + half))
+
+
 def test_the_sign_test_is_exact_and_leaves_out_zeros():
     assert sign_test(np.array([-1.0] * 8 + [1.0])) == pytest.approx(2 * (1 + 9) / 2**9)
     assert sign_test(np.array([-1.0] * 8 + [1.0] + [0.0] * 5)) == pytest.approx(20 / 512)
@@ -147,13 +162,22 @@ def test_each_of_many_is_corrected_for_all():
     assert among[0].p == pytest.approx(10 * alone.p) and alone.p < 0.05  # the smallest of ten
 
 
-def test_no_difference_lies_inside_the_interval_95_times_in_100():
+def coverage(n, means):
+    """How often no difference lies inside the interval of ``n`` examples; ``means`` draws them, nats per token."""
     rng = np.random.default_rng(9)
-    n, simulations = 100, 1500
+    simulations = 1500
     inside = 0
     for i in range(simulations):
         tokens = np.ceil(rng.lognormal(3, 0.7, n))
-        differences = tokens * rng.normal(0, 0.03, n) + np.sqrt(tokens) * rng.normal(0, 0.2, n)
+        differences = tokens * means(rng, n) + np.sqrt(tokens) * rng.normal(0, 0.2, n)
         low, high = percentile_interval(bootstrap(differences[:, None], tokens, resamples=500, seed=i), n)
         inside += low[0] <= 0 <= high[0]
-    assert inside / simulations == pytest.approx(0.95, abs=0.02)
+    return inside / simulations
+
+
+def test_no_difference_lies_inside_the_interval_95_times_in_100():
+    assert coverage(100, lambda rng, n: rng.normal(0, 0.03, n)) == pytest.approx(0.95, abs=0.02)
+
+
+def test_nearly_as_often_where_differences_are_few_and_skewed():
+    assert 0.90 < coverage(20, lambda rng, n: 0.2 * (rng.exponential(1, n) - 1)) < 0.95

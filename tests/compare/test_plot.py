@@ -34,6 +34,12 @@ def test_every_run_stands_in_the_legend_under_its_own_name(tmp_path):
     assert "test sets" not in drawn
 
 
+def test_names_in_any_script_are_drawn_without_a_word_of_fonts(tmp_path, recwarn):
+    make_run(tmp_path / "学习率-ไทย", [train_row(0, 4.0, 3.0), last_row(1, 2.0)])
+    plot(load_runs(tmp_path), tmp_path / "x.png")
+    assert not recwarn.list
+
+
 def test_the_title_names_the_test_set(tmp_path):
     make_run(tmp_path / "a", [train_row(0, 4.0, {"math": 3.0})], test={"math": "aa"})
     assert "test set math" in svg(tmp_path, load_runs(tmp_path / "a"), on="math")

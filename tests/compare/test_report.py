@@ -1,9 +1,12 @@
 import io
 
+import numpy as np
 from rich.console import Console
+from scipy import stats
 
 from harness.compare import judge, load_runs, make_report, print_report
 from harness.compare.judge import _SAME_DATA
+from harness.compare.page import render_page
 from harness.compare.report import Section
 from tests.compare.made_runs import last_row, make_run, scored, train_row
 
@@ -162,10 +165,16 @@ def test_the_chosen_point_is_named(tmp_path):
     assert titles(2) == ["At step 2", "! the run's last evaluation", "Against a: at step 2"]
 
 
-def test_where_a_run_began_to_overfit_is_noted(tmp_path):
-    rows = [train_row(k, 4.0 - k, test) for k, test in enumerate((3.0, 2.0, 2.5, 2.6))]
-    make_run(tmp_path / "a", [*rows, last_row(4, 2.7)])
-    assert "test NLL turned up while train NLL fell: a (after step 1)\n" in printed(load_runs(tmp_path))
+def test_where_a_run_began_to_overfit_is_noted_and_where_it_may_have_is_not(tmp_path):
+    nlls = (3.0, 2.0, 2.5, 2.6, 2.7)
+    rows = [train_row(k, train, nlls[k]) for k, train in enumerate((4.0, 3.5, 3.4, 2.1, 2.0)[:5])]
+    run = make_run(tmp_path / "a", rows, evaluated=False)
+    for step, nll in enumerate(nlls):
+        run.append_eval_examples([{"step": step, "set": "", "fingerprint": "feed"} | of_30(nll)])
+    make_run(tmp_path / "b", rows)
+    text = printed(load_runs(tmp_path), width=200)
+    assert "test NLL turned up while train NLL fell: a (after step 1: +0.7000, +0.7000 to +0.7000)\n" in text
+    assert "2.7000^" in text
 
 
 def test_no_verdict_has_its_reason_and_no_table_of_nothing(tmp_path):
@@ -205,6 +214,51 @@ def test_the_best_of_one_evaluation_was_not_chosen(tmp_path):
     runs = load_runs(tmp_path)
     sections = make_report(runs, judgement=judge(runs, at="best")).sections
     assert [section.title for section in sections if section.key == "against"] == ["Against a: best evaluations"]
+
+
+def test_another_test_set_is_offered_where_the_best_step_was_chosen_on_the_one_that_is_reported(tmp_path):
+    row = last_row(1, {"": 2.0, "my set": 2.5})
+    make_run(tmp_path / "a", [train_row(0, 4.0, 3.0), row], test={"": "feed", "my set": "aa"})
+    runs = load_runs(tmp_path)
+    footnote = make_report(runs).footnotes[0].splitlines()
+    assert footnote[1].endswith("its NLL looks better than it is. There is another one: --on 'my set'.")
+    assert len(make_report(runs, "my set").footnotes[0].splitlines()) == 1  # one evaluation on it: nothing was chosen
+
+
+def test_a_point_before_every_evaluation_has_its_reason(tmp_path):
+    for name in ("a", "b"):
+        make_run(tmp_path / name, [train_row(0, 4.0), last_row(1, 2.0)], examples=of_30(2.0))
+    runs = load_runs(tmp_path)
+    (section,) = [s for s in make_report(runs, judgement=judge(runs, at=0.5)).sections if s.key == "against"]
+    assert section.notes == ["no run has an evaluation at or before step 0.5: choose another --at"]
+
+
+def test_where_interval_and_p_do_not_agree_it_is_said(tmp_path):
+    noise = np.random.default_rng(2).normal(size=30)
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    between = stats.t.ppf(0.0105, 29) / np.sqrt(30)  # p 0.021: below 0.05 / 2, which Holm asks, and above 0.05 / 3
+    for name, differences in (("a", 0 * noise), ("b", noise - 5), ("c", noise + between), ("d", noise)):
+        nll = 20 + differences
+        make_run(tmp_path / name, [last_row(1, float(nll.mean()) / 5)], examples=scored(nll.tolist(), [5] * 30))
+    runs = load_runs(tmp_path)
+    judgement = judge(runs)
+    assert judgement.against["verdict"].to_dict() == {"b": "better", "c": "not told apart", "d": "not told apart"}
+    assert judgement.against["p"].to_dict()["c"] < 0.05
+    (section,) = [s for s in make_report(runs, judgement=judgement).sections if s.key == "against"]
+    assert section.notes == [
+        "interval and p do not agree on 0: c: all intervals hold at once, p are corrected one after another; better "
+        "and worse take both"
+    ]
+
+
+def test_nulls_in_attempts_are_as_good_as_nothing(tmp_path):
+    run = make_run(tmp_path / "a", [train_row(0, 4.0, 3.0)], state=None)
+    run.append_attempt({"attempt": 2, "event": "start", "ts": None, "next_step": None, "changed": None})
+    run.append_attempt({"attempt": 2, "event": "end", "ts": None, "state": None})
+    report = make_report(load_runs(tmp_path))
+    assert report.runs.states == {"a": "KILLED"} and "resumed: a (at step 0)" in report.sections[1].notes
+    assert "KILLED" in printed(report.runs)
+    assert render_page(report)
 
 
 def test_what_a_terminal_would_obey_is_shown_and_not_done(tmp_path):

@@ -136,6 +136,13 @@ def test_names_libraries_and_commit_may_differ_between_seeds_and_data_may_not(tm
     assert same_config(runs, choose(runs)) == [{0: ["a"], 1: ["b"]}, {2: ["other-data"]}, {3: ["other-test"]}]
 
 
+def test_a_seed_of_somebody_elses_config_may_be_a_list(tmp_path):
+    for name, seed in (("a", [0, 1]), ("b", [0, 2]), ("c", [0, 1])):
+        make_run(tmp_path / name, [last_row(1, 3.0)], seed=seed)
+    runs = load_runs(tmp_path)
+    assert same_config(runs, choose(runs)) == [{"[0, 1]": ["a", "c"], "[0, 2]": ["b"]}]
+
+
 def test_seeds_that_stand_at_different_steps_are_of_one_config_only_at_a_common_point(tmp_path):
     make_run(tmp_path / "a", [train_row(0, 4.0, 4.5), last_row(1, 3.0)], seed=0)
     make_run(tmp_path / "b", [train_row(0, 4.0, 4.4), train_row(1, 3.0, 3.1), last_row(2, 2.0)], seed=1)

@@ -193,7 +193,7 @@ def test_differences_resumes_and_states_are_shown(open_page: Open):
     page = open_page()
     labels = " ".join(page.locator("#against .annotation").all_text_contents())
     verdicts = [trace["name"] for trace in traces(page, "against")]
-    assert {*verdicts} == {"better", "worse", "not told apart"} and all(f" {verdict}" in labels for verdict in verdicts)
+    assert {*verdicts} == {"better", "worse", "not told apart"} and all(verdict in labels for verdict in verdicts)
     assert len(points(page, "curves", "resume")) == 1 and points(page, "curves", "resume")[0][0][0] == 60
     text = page.locator("main").inner_text()
     for words in (
@@ -227,6 +227,11 @@ def test_it_is_readable_on_a_phone(open_page: Open, tmp_path: Path):
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert page.evaluate("document.getElementById('curves').getBoundingClientRect().width") > 340
     page.screenshot(path=tmp_path / "phone.png", full_page=True)
+    page.set_viewport_size({"width": 320, "height": 640})
+    page.wait_for_function("document.getElementById('against').getBoundingClientRect().width < 320")
+    for label in page.locator(".annotation-text, .xtitle").all():
+        box = label.bounding_box()
+        assert box and box["x"] >= 0 and box["x"] + box["width"] <= 320
 
 
 def test_it_opens_in_mlflow(browser: "Browser", workplace: Workplace, tmp_path: Path):

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from harness.tracking.mlflow_data import log_data
+from harness.tracking import mlflow_data
+from harness.tracking.mlflow_data import log_data, train_set
 from harness.tracking.mlflow_mirror import sync
 from tests.tracking.conftest import start_run
 
@@ -92,6 +93,15 @@ def test_named_test_sets_and_data_without_a_fingerprint(tmp_path, uri, client):
         ("test", "math", "cc33"),
         ("train", "Builder", "unknown"),
     ]
+
+
+def test_what_config_json_lacks_is_not_known():
+    document = {"config": {"dataset_builder": {"callable": "mine:build"}}, "data": {"train": "aa", "test": None}}
+    train = train_set(document)
+    assert train is not None and (train.name, train.digest, train.num_examples) == ("build", "aa", None)
+    assert mlflow_data.test_sets(document) == {}
+    bare = train_set({"config": {}, "data": {"num_examples": {"test": {}}}})
+    assert bare is not None and (bare.name, bare.digest) == ("unknown", "unknown")
 
 
 def test_a_run_without_fingerprints_has_no_inputs(tmp_path, uri, client):

@@ -7,7 +7,7 @@ import pytest
 from harness.exceptions import TrackingError
 from harness.tracking.mlflow_mirror import sync
 from harness.tracking.mlflow_reader import MlflowReader, is_source
-from tests.tracking.conftest import end_attempt, mirrored, row, start_run
+from tests.tracking.conftest import T0, end_attempt, mirrored, row, start_run
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +97,19 @@ def test_a_run_that_somebody_else_logged(tmp_path, client):
     assert run.history() == [{"step": 0, "ts": 10, "test/nll": 3.0}, {"step": 5, "ts": 30, "test/nll": 1.5}]
 
 
+def test_an_evaluation_of_weights_that_a_resume_left_does_not_count(tmp_path, client):
+    run_dir = finished_run(tmp_path / "a", [row(0, 3.0), row(1, 2.0), row(2, 1.5)])
+    run_id = mirrored(run_dir)["run_id"]
+    for step in (1, 2, 3):  # scored after training
+        client.log_metric(run_id, "test/mine/nll", 1.0, timestamp=T0 + 50_000, step=step)
+    client.log_metric(run_id, "train_mean_nll", 1.9, timestamp=T0 + 90_000, step=1)  # trained again from step 1 on
+    client.log_metric(run_id, "train_mean_nll", 1.4, timestamp=T0 + 91_000, step=2)
+    client.log_metric(run_id, "test/mine/nll", 0.9, timestamp=T0 + 95_000, step=3)
+    (run,) = MlflowReader().find(run_id)
+    found = {one["step"]: one.get("test/mine/nll") for one in run.history()}
+    assert found == {0: None, 1: 1.0, 2: None, 3: 0.9}
+
+
 def test_mistakes_are_one_line(tmp_path, uri, client):
     run_dir = finished_run(tmp_path / "a", experiment="chat")
     run_id = mirrored(run_dir)["run_id"]
@@ -106,6 +119,7 @@ def test_mistakes_are_one_line(tmp_path, uri, client):
     client.delete_run(run_id)
     reader = MlflowReader()
     for source, text in {
+        "mlflow:": "mlflow: names no experiment: choose one of empty, chat, Default",
         "mlflow:cat": f"mlflow:cat: no such experiment at {uri}; did you mean chat?",
         "mlflow:zzz": f"mlflow:zzz: no such experiment at {uri}: choose one of empty, chat, Default",
         "f" * 32: f"{'f' * 32}: no such run or experiment at {uri}: choose one of empty, chat, Default",
