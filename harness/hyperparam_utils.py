@@ -12,6 +12,7 @@ from harness.model_info import MODELS, PACKAGED_MODELS, near_matches
 _LR_BASE = 5e-5  # for training every weight
 _LORA_MULTIPLIER = 10.0
 _WIDTH = 2000  # the hidden size at which every family has the same learning rate
+_DENSE = ("llama", "mistral", "qwen2", "qwen3")  # model types: q, k, v, o, gate, up and down in each layer
 _EXPONENTS = {"llama": 0.781, "qwen": 0.0775}
 
 
@@ -55,6 +56,21 @@ def scale_lr(learning_rate: float, *, from_batch_size: int, to_batch_size: int) 
         if size <= 0:
             raise ConfigError(f"scale_lr: {name}={size}: must be greater than 0")
     return learning_rate * math.sqrt(to_batch_size / from_batch_size)
+
+
+def lora_parameters(model_name: str, rank: int) -> int | None:
+    """Parameters of a LoRA of that rank on every linear layer but the head: ``rank · (in + out)`` of each.
+
+    None for a model of another architecture than these, and for one whose config is not on this machine.
+    """
+    config = _local_config(model_name) or {}
+    if config.get("model_type") not in _DENSE:
+        return None
+    hidden, inner, heads = (config[key] for key in ("hidden_size", "intermediate_size", "num_attention_heads"))
+    head = config.get("head_dim") or hidden // heads
+    queries, keys = heads * head, (config.get("num_key_value_heads") or heads) * head
+    shapes = [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden), *[(hidden, inner)] * 3]
+    return rank * config["num_hidden_layers"] * sum(map(sum, shapes))
 
 
 def _hidden_size(config: Mapping[str, Any]) -> int | None:

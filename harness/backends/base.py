@@ -86,6 +86,10 @@ class Backend:
         """The most input tokens that the model takes, where that can be known without loading it."""
         return None
 
+    def state_bytes(self, model_name: str, lora_rank: int) -> int | None:
+        """About how large a saved state is, where that can be known without loading the model."""
+        return None
+
     def numerics(self) -> dict[str, Any]:
         """What changes the numbers beyond the config, in JSON's types: chosen at a run's first start, kept by its
         resumes."""

@@ -16,12 +16,17 @@ from harness.supervised.config import Config
 from harness.supervised.plan import Plan
 from harness.supervised.provenance import changed_extents, command_line, now_ms
 from harness.supervised.replay import Ledger
+from harness.supervised.usage import Estimate, Usage
 from harness.tracking.live_mirror import LiveMirror
 from harness.tracking.mlflow_store import Destination
 
 
 class Attempt:
-    """A context in which a run is trained: its end is logged, whatever ends it."""
+    """A context in which a run is trained: its end is logged, whatever ends it.
+
+    Attributes:
+        used: So far.
+    """
 
     ledger: Ledger
 
@@ -30,12 +35,15 @@ class Attempt:
         self._config = config
         self._console = console
         self._begun = False
+        self.used = Usage()
         self._mirror: LiveMirror | None = None
 
     def __enter__(self) -> Attempt:
         return self
 
-    def begin(self, resumed_from: CheckpointRecord | None, plan: Plan, tolerance: float | None) -> None:
+    def begin(
+        self, resumed_from: CheckpointRecord | None, plan: Plan, tolerance: float | None, estimate: Estimate
+    ) -> None:
         """Log that training starts, from a checkpoint or from nothing; open the ledger; start the mirror.
 
         Args:
@@ -64,7 +72,9 @@ class Attempt:
                 "changed": changed_extents(self._run, self._config),
             }
             | plan.to_row()
+            | estimate.to_row()
         )
+        self._estimate = estimate
         self._begun = True
         self.start_mirror()
 
@@ -114,4 +124,5 @@ class Attempt:
                 "largest_difference": ledger.largest_difference if math.isfinite(ledger.largest_difference) else None,
                 "is_inexact": ledger.is_inexact,
             }
+            | self._estimate.used_row(self.used)
         )

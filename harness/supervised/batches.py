@@ -78,10 +78,10 @@ class Batches:
     """
 
     def __init__(self, dataset: SupervisedDataset, *, tokenizer: Any, num_epochs: int, accumulation: int, seed: int):
-        self._dataset = dataset
+        self.dataset = dataset
         self._tokenizer = tokenizer
-        self._num_epochs = num_epochs
-        self._accumulation = accumulation
+        self.num_epochs = num_epochs
+        self.accumulation = accumulation
         self._seed = seed
         self.steps_per_epoch = steps_per_epoch(dataset, accumulation)
 
@@ -106,24 +106,45 @@ class Batches:
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
 
-    def _made(self, start: Position) -> Iterator[Batch]:
-        for epoch in range(start.epoch, self._num_epochs):
-            self._dataset.set_epoch(self._seed * 1_000_003 + epoch)
+    def lengths(self, start: Position, num_updates: int) -> list[int] | None:
+        """Input tokens of each update from ``start`` on, ``num_updates`` or as many as there are. None where the
+        dataset does not say."""
+        found: list[int] = []
+        for _, groups in self._epochs(start):
+            for indices in groups:
+                if len(found) == num_updates:
+                    return found
+                lengths = [self.dataset.num_tokens(i) for i in indices]
+                known = [length for length in lengths if length is not None]
+                if len(known) < len(lengths):
+                    return None
+                if any(known):  # else it is passed over
+                    found.append(sum(known))
+        return found
+
+    def _epochs(self, start: Position) -> Iterator[tuple[int, Iterator[range]]]:
+        """Each epoch from ``start`` on, once it is set, and the batches of each of its updates."""
+        for epoch in range(start.epoch, self.num_epochs):
+            self.dataset.set_epoch(self._seed * 1_000_003 + epoch)
             first = start.batch if epoch == start.epoch else 0
-            for index in range(first, self.steps_per_epoch * self._accumulation, self._accumulation):
-                indices = range(index, index + self._accumulation)
+            starts = range(first, self.steps_per_epoch * self.accumulation, self.accumulation)
+            yield epoch, (range(index, index + self.accumulation) for index in starts)
+
+    def _made(self, start: Position) -> Iterator[Batch]:
+        for epoch, groups in self._epochs(start):
+            for indices in groups:
                 data: list[tinker.Datum] = []
                 try:
                     for i in indices:
-                        data += self._dataset.get_batch(i)
+                        data += self.dataset.get_batch(i)
                 except EpochEnded as ended:
                     logger.info("epoch %d: %s; left over, as they fill no update: %d", epoch, ended, len(data))
                     break
-                yield self._batch(trainable(data), Position(epoch, index))
+                yield self._batch(trainable(data), Position(epoch, indices.start))
 
     def _batch(self, data: list[tinker.Datum], position: Position) -> Batch:
-        end = position.batch + self._accumulation
-        ended = end >= self.steps_per_epoch * self._accumulation
+        end = position.batch + self.accumulation
+        ended = end >= self.steps_per_epoch * self.accumulation
         return Batch(
             data=data,
             position=position,

@@ -102,6 +102,10 @@ class Config:
         default=1, doc="Updates submitted beyond the one whose result is awaited.", metadata=_PLACE
     )
 
+    price_table: str | None = chz.field(
+        default=None, doc="TOML or JSON file with the prices of a million tokens, by model.", metadata=_PLACE
+    )
+
     mirror: bool = chz.field(default=True, doc="Mirror the run into MLflow.", metadata=_PLACE)
     tracking_uri: str | None = chz.field(
         default=None, doc="MLflow store; else MLFLOW_TRACKING_URI, else mlruns/mlflow.db here.", metadata=_PLACE

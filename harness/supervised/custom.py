@@ -71,6 +71,11 @@ class CheckedDataset(SupervisedDataset):
     def set_epoch(self, seed: int = 0) -> None:
         self._dataset.set_epoch(seed)
 
+    def num_tokens(self, index: int) -> int:
+        from harness.supervised.datum import num_trained_tokens
+
+        return num_trained_tokens(self.get_batch(index))
+
     def all_batches(self) -> list[list[tinker.Datum]]:
         return [self._checked(batch, "all_batches()") for batch in self._dataset.all_batches()]
 
@@ -142,6 +147,11 @@ class IteratedDataset(SupervisedDataset):
     def set_epoch(self, seed: int = 0) -> None:
         self._dataset.set_epoch(seed)
         self._restart()
+
+    def num_tokens(self, index: int) -> int:
+        from harness.supervised.datum import num_trained_tokens
+
+        return num_trained_tokens(self.get_batch(index))
 
     def all_batches(self) -> list[list[tinker.Datum]]:
         return [_Pass(self._as_before(), self._random_state).read(0, len(self._digests) + 1)]

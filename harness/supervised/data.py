@@ -89,6 +89,7 @@ class SupervisedDatasetFromRows(SupervisedDataset):
         self._batch_size = batch_size
         self._mapper = Mapper(map_fn, flatmap_fn)
         self._kept = np.arange(len(rows))
+        self._num_tokens = np.full(len(rows), -1)  # that each row trains; -1 until it is mapped
         if on_bad_row == "quarantine":
             self._set_bad_rows_aside()
         self._order = self._kept
@@ -104,6 +105,13 @@ class SupervisedDatasetFromRows(SupervisedDataset):
     def set_epoch(self, seed: int = 0) -> None:
         self._order = np.random.default_rng(seed).permutation(self._kept)
 
+    def num_tokens(self, index: int) -> int:
+        """A row is mapped for it once in the life of the dataset."""
+        indices = self._indices(index)
+        for i in indices[self._num_tokens[indices] < 0].tolist():
+            self._datums(i)
+        return int(self._num_tokens[indices].sum())
+
     def all_batches(self) -> list[list[tinker.Datum]]:
         return [self._batch(index) for index in range(-(-len(self._kept) // self._batch_size))]
 
@@ -118,12 +126,18 @@ class SupervisedDatasetFromRows(SupervisedDataset):
         return fingerprint(self.contents())
 
     def _batch(self, index: int) -> list[tinker.Datum]:
-        indices = self._order[index * self._batch_size : (index + 1) * self._batch_size]
-        return [datum for i in indices.tolist() for datum in self._datums(i)]
+        return [datum for i in self._indices(index).tolist() for datum in self._datums(i)]
+
+    def _indices(self, index: int) -> np.ndarray:
+        return self._order[index * self._batch_size : (index + 1) * self._batch_size]
 
     def _datums(self, index: int) -> list[tinker.Datum]:
+        from harness.supervised.datum import num_trained_tokens
+
         row = self._row(index)
-        return self._mapper(row, lambda: self._where(index, row))
+        datums = self._mapper(row, lambda: self._where(index, row))
+        self._num_tokens[index] = num_trained_tokens(datums)
+        return datums
 
     def _row(self, index: int) -> Row:
         return self._rows[index]

@@ -84,6 +84,11 @@ def target_tokens(datum: tinker.Datum) -> np.ndarray:
     return datum.loss_fn_inputs["target_tokens"].to_numpy()
 
 
+def num_trained_tokens(data: Iterable[tinker.Datum]) -> int:
+    """Input tokens of the datums that carry loss."""
+    return sum(datum.model_input.length for datum in data if loss_weights(datum).any())
+
+
 def digest(data: Iterable[tinker.Datum]) -> str:
     """16 hexadecimal digits over the input tokens, target tokens and weights of ``data``, in their order."""
     hasher = hashlib.sha256()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -21,6 +21,7 @@ from harness.exceptions import (
     HarnessError,
     RunDirError,
 )
+from harness.prices import Prices, read_prices
 from harness.run_dir import METRICS, CheckpointRecord, Row, RunDir
 from harness.supervised import provenance
 from harness.supervised.batches import Batches, Position
@@ -34,7 +35,11 @@ from harness.supervised.progress import duration
 from harness.supervised.stream_seek import is_of_datasets, one_line
 from harness.supervised.survey import Survey, caption, coloured, survey
 from harness.supervised.types import SupervisedDataset, SupervisedDatasetBuilder, TestSets
+from harness.supervised.usage import NUM_TIMED_PASSES, Estimate, Usage
 from harness.tokenizer_utils import get_tokenizer
+
+if TYPE_CHECKING:
+    import tinker
 
 logger = logging.getLogger(__name__)
 
@@ -43,24 +48,35 @@ _FEW_STEPS = 100  # below this a run is told that it is short
 
 
 @dataclass(frozen=True)
-class Job:
-    """What will be trained.
+class Work:
+    """What will be trained, as the data and the config say it.
 
     Attributes:
         evaluators: One a test set; none where there is no test set or ``eval_every`` is 0.
         plan: How many updates the whole run makes, and their learning rates.
-        numerics: What the backend fixed at the run's first start.
         survey: Counts of the training set; None in a resume, which was told them at its first start.
-        document: What config.json will say once training starts; None in a resume.
-        examples: The first examples that are trained, for people; "" in a resume.
-        quarantined: Rows that the builder set aside as bad.
+        prices: None where no table was given.
     """
 
     batches: Batches
     evaluators: list[NLLEvaluator]
     plan: Plan
-    numerics: Row
     survey: Survey | None
+    prices: Prices | None
+
+
+@dataclass(frozen=True)
+class Job(Work):
+    """The same, and what a run is begun with.
+
+    Attributes:
+        numerics: What the backend fixed at the run's first start.
+        document: What config.json will say once training starts; None in a resume.
+        examples: The first examples that are trained, for people; "" in a resume.
+        quarantined: Rows that the builder set aside as bad.
+    """
+
+    numerics: Row
     document: Row | None
     examples: str
     quarantined: Sequence[Mapping[str, Any]]
@@ -93,30 +109,24 @@ def prepare(run: RunDir, config: Config, console: Console, recipe: str | None) -
         HarnessError: for data that cannot be used, or that is not what the run was started with.
     """
     _check_system_metrics(config)
+    prices = read_prices(config.price_table, config.model_name) if config.price_table else None
     train_set, test_sets, tokenizer = build_data(config)
-    batches = Batches(
-        train_set,
-        tokenizer=tokenizer,
-        num_epochs=config.num_epochs,
-        accumulation=config.gradient_accumulation_steps,
-        seed=config.seed,
-    )
+    batches = batches_of(config, train_set, tokenizer)
     evaluators = nll_evaluators(test_sets, tokenizer) if config.eval_every else []
     if config.eval_every and not evaluators:
         logger.warning("no test set: test/nll will not be measured (give test_size or test_file_path)")
 
-    data = {"train": train_set.fingerprint(), "test": {e.name: e.fingerprint for e in evaluators}}
+    data = data_fingerprints(batches, evaluators)
     is_new = not run.exists()
     if not is_new:
         provenance.check_same_data(run, data)
     numerics = config.backend.numerics() if is_new else run.config()["numerics"]
     fixed = ", ".join(f"{key} {value}" for key, value in numerics.items())
     console.print(f"{config.model_name} on {config.backend.described}{f' ({fixed})' if fixed else ''} → {run}")
-    total_steps = _total_steps(config, batches)
-    plan = Plan.of_new_run(total_steps) if is_new else Plan.of_resumed_run(run, total_steps, config.lr_policy)
-    if is_new and total_steps < _FEW_STEPS:
+    plan = plan_of(run, config, batches)
+    if is_new and plan.total_steps < _FEW_STEPS:
         logger.warning(
-            "%d updates are few: aim for %d or more (a smaller batch size, more epochs)", total_steps, _FEW_STEPS
+            "%d updates are few: aim for %d or more (a smaller batch size, more epochs)", plan.total_steps, _FEW_STEPS
         )
     counted = survey(train_set, config.gradient_accumulation_steps) if is_new else None
     if counted:
@@ -138,8 +148,30 @@ def prepare(run: RunDir, config: Config, console: Console, recipe: str | None) -
         survey=counted,
         document=provenance.document(config, recipe=recipe, numerics=numerics, data=data) if is_new else None,
         examples=_examples(counted, tokenizer) if counted else "",
+        prices=prices,
         quarantined=[row for dataset in (train_set, *(e.dataset for e in evaluators)) for row in dataset.quarantined],
     )
+
+
+def batches_of(config: Config, train_set: SupervisedDataset, tokenizer: Any) -> Batches:
+    return Batches(
+        train_set,
+        tokenizer=tokenizer,
+        num_epochs=config.num_epochs,
+        accumulation=config.gradient_accumulation_steps,
+        seed=config.seed,
+    )
+
+
+def data_fingerprints(batches: Batches, evaluators: Sequence[NLLEvaluator]) -> Row:
+    """Of the data, by which a resume knows it again."""
+    return {"train": batches.dataset.fingerprint(), "test": {e.name: e.fingerprint for e in evaluators}}
+
+
+def plan_of(run: RunDir, config: Config, batches: Batches) -> Plan:
+    """The updates that ``config`` asks for, of a run that is new or not."""
+    total_steps = _total_steps(config, batches)
+    return Plan.of_resumed_run(run, total_steps, config.lr_policy) if run.exists() else Plan.of_new_run(total_steps)
 
 
 def build_data(config: Config) -> tuple[SupervisedDataset, TestSets, Any]:
@@ -190,11 +222,7 @@ def restore(run: RunDir, config: Config, job: Job, recipe: str | None) -> Restor
             describe=lambda: provenance.metadata(run, config, recipe),
         )
 
-    num_recorded = run.num_steps_recorded()
-    for record in reversed([record for record in run.checkpoints() if record.is_usable]):
-        if record.step > num_recorded:
-            logger.warning("going back before checkpoint %s: %s has no step %d", record.name, METRICS, num_recorded)
-            continue
+    for record in checkpoints_to_resume(run):
         try:
             if record.fresh_optimizer:
                 path = config.backend.checkpoint_path(run.path, record.state_path)
@@ -207,36 +235,59 @@ def restore(run: RunDir, config: Config, job: Job, recipe: str | None) -> Restor
     return Restored(create(weights_path=config.load_checkpoint_path), None, config.backend)
 
 
-async def announce(run: RunDir, config: Config, job: Job, restored: Restored, console: Console) -> None:
-    """Say how much is to do and how long it may take."""
-    if restored.checkpoint:
-        beyond = sum(run_dir.TRAIN_NLL in row for row in run.metrics_from(restored.step))
-        replayed = f"; {beyond} steps trained beyond it are made again and compared" if beyond else ""
-        console.print(f"resuming at step {restored.step} from checkpoint {restored.checkpoint.name}{replayed}")
+def checkpoints_to_resume(run: RunDir) -> Iterator[CheckpointRecord]:
+    """Those from which ``run`` can go on, the newest first, as long as they are not damaged."""
+    num_recorded = run.num_steps_recorded()
+    for record in reversed([record for record in run.checkpoints() if record.is_usable]):
+        if record.step > num_recorded:
+            logger.warning("going back before checkpoint %s: %s has no step %d", record.name, METRICS, num_recorded)
+        else:
+            yield record
+
+
+async def announce(
+    run: RunDir, config: Config, job: Job, restored: Restored, to_use: Estimate, used: Usage, console: Console
+) -> None:
+    """Say what is to do, what it will use and how long it may take; to measure that is added to ``used``."""
     expected = ""
     if job.survey and config.backend.measures_time:
-        seconds = await _expected_seconds(config, job, job.survey, restored.client)
+        seconds = await _expected_seconds(to_use.usage, job.survey.shown, restored.client, used)
         expected = f", about {duration(seconds)}"
-    total_steps = job.plan.total_steps
-    console.print(f"{max(0, total_steps - restored.step)} steps to train of {total_steps}{expected}")
+    tell_what_is_left(run, job, restored.checkpoint, to_use, console, expected)
     if len(job.plan.schedule) > 1:
         parts = ", ".join(f"from step {start} on over {total} steps" for start, total in job.plan.schedule)
         console.print(f"learning rate: {config.lr_schedule} {parts}")
 
 
-async def _expected_seconds(config: Config, job: Job, survey: Survey, client: TrainingClient) -> float:
+def tell_what_is_left(
+    run: RunDir,
+    work: Work,
+    checkpoint: CheckpointRecord | None,
+    to_use: Estimate,
+    console: Console,
+    expected: str = "",
+) -> None:
+    """Print from where the run goes on, how far, and what that will use."""
+    step = checkpoint.step if checkpoint else 0
+    if checkpoint:
+        beyond = sum(run_dir.TRAIN_NLL in row for row in run.metrics_from(step))
+        replayed = f"; {beyond} steps trained beyond it are made again and compared" if beyond else ""
+        console.print(f"resuming at step {step} from checkpoint {checkpoint.name}{replayed}")
+    total_steps = work.plan.total_steps
+    console.print(f"{max(0, total_steps - step)} steps to train of {total_steps}{expected}")
+    for line in to_use.lines():
+        console.print(line)
+
+
+async def _expected_seconds(to_use: Usage, example: tinker.Datum, client: TrainingClient, used: Usage) -> float:
     """From the time that one example takes forward, once warm; an update takes a token about 3.5 times as long."""
     times = []
-    for _ in range(4):
+    for _ in range(NUM_TIMED_PASSES):
         started = time.monotonic()
-        await client.forward([survey.shown], "cross_entropy").result_async()
+        await client.forward([example], "cross_entropy").result_async()
         times.append(time.monotonic() - started)
-    a_token = min(times) / survey.shown.model_input.length
-    tokens_an_epoch = survey.num_tokens * survey.num_examples / survey.num_sampled
-    trained = tokens_an_epoch / job.batches.steps_per_epoch * job.plan.total_steps
-    tested = sum(e.scorer.num_tokens for e in job.evaluators)
-    num_evaluations = job.plan.total_steps // config.eval_every + 1 if job.evaluators else 0
-    return a_token * (3.5 * trained + num_evaluations * tested)
+    used.measured += NUM_TIMED_PASSES * example.model_input.length
+    return min(times) / example.model_input.length * (3.5 * to_use.trained + to_use.evaluated)
 
 
 def _total_steps(config: Config, batches: Batches) -> int:

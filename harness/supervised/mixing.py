@@ -70,6 +70,13 @@ class MixedDataset(SupervisedDataset):
         self._pass = [-1] * len(self._sources)
         self._drawn = -1  # the stretch whose draws are held
 
+    def num_tokens(self, index: int) -> int | None:
+        start = index * self._batch_size
+        drawn = map(self._drawn_at, range(start, start + self._batch_size))
+        counts = [self._sources[source].num_tokens(batch) for source, batch in drawn]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
+
     def all_batches(self) -> list[list[tinker.Datum]]:
         """Every example of every source once."""
         return [
@@ -96,6 +103,11 @@ class MixedDataset(SupervisedDataset):
         ]
 
     def _draw(self, position: int) -> list[tinker.Datum]:
+        source, batch = self._drawn_at(position)
+        return [self._named(source, datum) for datum in self._sources[source].get_batch(batch)]
+
+    def _drawn_at(self, position: int) -> tuple[int, int]:
+        """The source that is drawn from at ``position``, and which of its batches; it is set to the pass of that."""
         stretch, offset = divmod(position, _STRETCH)
         if stretch != self._drawn:
             self._shuffle(stretch)
@@ -104,7 +116,7 @@ class MixedDataset(SupervisedDataset):
         if self._pass[source] != number:
             self._pass[source] = number
             self._sources[source].set_epoch(int(np.random.SeedSequence((self._seed, number)).generate_state(1)[0]))
-        return [self._named(source, datum) for datum in self._sources[source].get_batch(index)]
+        return source, index
 
     def _shuffle(self, stretch: int) -> None:
         """The draws of a stretch: ``_order`` the source of each, ``_numbers`` how many came before it from there."""

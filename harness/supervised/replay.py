@@ -33,6 +33,7 @@ _HELD_EQUAL = (
     run_dir.LEARNING_RATE,
 )
 _ENOUGH_ROWS = 2  # see the limit above
+NUM_NOISE_PASSES = 5  # over one batch, to measure a service's noise
 _NOISE_DEVIATIONS = 10  # of forward passes over the same weights, by which a loss on a service may differ
 
 

@@ -75,12 +75,14 @@ class Survey(Counts):
     """Counts over one epoch of a training set.
 
     Attributes:
+        num_updates: Of an epoch, as far as it was seen: a stream may end before its length.
         num_left_over: Examples that an epoch leaves out because they do not fill an update.
         quarantined: Rows that the builder set aside as bad.
         shown: One example that is trained.
         data: The examples looked at, in their order.
     """
 
+    num_updates: int
     num_left_over: int
     quarantined: Sequence[Mapping[str, Any]]
     shown: tinker.Datum
@@ -135,6 +137,7 @@ def survey(dataset: SupervisedDataset, accumulation: int = 1) -> Survey:
     num_passed_over = num_seen - len(data) if is_whole else round(a_batch * (all_batches - num_used))
     return Survey(
         **vars(count(data, round(a_batch * num_used))),
+        num_updates=num_used // accumulation,
         num_left_over=dataset.num_left_over + num_passed_over,
         quarantined=dataset.quarantined,
         shown=trained[0],

@@ -74,20 +74,25 @@ async def _train(run: RunDir, config: Config, console: Console, recipe: str | No
     from harness.supervised.attempt import Attempt
     from harness.supervised.job import announce, prepare, restore  # loads tinker and transformers
     from harness.supervised.updates import Updates
+    from harness.supervised.usage import estimate
 
     job = prepare(run, config, console, recipe)
     restoring = restore(run, config, job, recipe)
     with Attempt(run, config, console) as attempt, contextlib.closing(restoring) as restored:
-        await announce(run, config, job, restored, console)
+        to_use = estimate(run, config, job, restored.checkpoint)
+        await announce(run, config, job, restored, to_use, attempt.used, console)
         if job.document:
             run.write_quarantine(job.quarantined)
             run.write_examples(job.examples)
             run.write_config(job.document)
-        attempt.begin(restored.checkpoint, job.plan, config.backend.tolerance(job.numerics))
-        async with contextlib.aclosing(Updates(run, config, job, restored, attempt.ledger)) as updates:
+        attempt.begin(restored.checkpoint, job.plan, config.backend.tolerance(job.numerics), to_use)
+        updating = Updates(run, config, job, restored, attempt.ledger, attempt.used)
+        async with contextlib.aclosing(updating) as updates:
             await _update(updates, config, job, restored, console)
         if restored.checkpoint or attempt.ledger.num_verified:
             console.print(f"resume: {attempt.ledger.verdict()}")
+        for line in to_use.outcome(attempt.used):
+            console.print(line)
 
 
 async def _update(updates: Updates, config: Config, job: Job, restored: Restored, console: Console) -> None:

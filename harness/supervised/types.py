@@ -46,6 +46,11 @@ class SupervisedDataset:
     def set_epoch(self, seed: int = 0) -> None:
         """Put the batches of another epoch in order; ``seed`` alone decides it. Does nothing unless overridden."""
 
+    def num_tokens(self, index: int) -> int | None:
+        """Input tokens that batch ``index`` of the epoch that was set last trains: of its datums that carry loss. None:
+        finding out would cost as much as training on it, as of a stream."""
+        return None
+
     def all_batches(self) -> list[list[tinker.Datum]]:
         """Every example once, in order, for evaluation: also those that training would leave over."""
         return [self.get_batch(index) for index in range(len(self))]

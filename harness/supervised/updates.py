@@ -24,10 +24,9 @@ from harness.supervised.datum import Scorer
 from harness.supervised.job import Job, Restored
 from harness.supervised.progress import Awaited
 from harness.supervised.provenance import now_ms
-from harness.supervised.replay import Ledger, noise_of
-from harness.supervised.retention import kept
-
-_NUM_PASSES = 5  # over one batch, to measure a service's noise
+from harness.supervised.replay import NUM_NOISE_PASSES, Ledger, noise_of
+from harness.supervised.retention import kept, save_due
+from harness.supervised.usage import Usage
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,14 @@ class Updates:
 
     awaited: Awaited | None = None
 
-    def __init__(self, run: RunDir, config: Config, job: Job, restored: Restored, ledger: Ledger):
+    def __init__(self, run: RunDir, config: Config, job: Job, restored: Restored, ledger: Ledger, used: Usage):
+        """``used`` is added to whenever something is asked for."""
         self._run = run
         self._config = config
         self._job = job
         self._client = restored.client
         self._ledger = ledger
+        self._used = used
         self._time_data = 0.0
         self._finished_at = time.monotonic()
         self._saved_at = time.monotonic()
@@ -116,6 +117,8 @@ class Updates:
             grad_clip_norm=config.grad_clip_norm,
         )
         self._tokens_since_save += batch.scorer.num_tokens
+        self._used.steps += 1
+        self._used.trained += batch.scorer.num_tokens
         return Update(
             step=step,
             batch=batch,
@@ -236,7 +239,8 @@ class Updates:
     async def _calibrate(self, data: list[tinker.Datum], scorer: Scorer) -> None:
         """Measure the tolerance of a replay where there is one and only a measurement can tell."""
         if self._ledger.tolerance is None and self._ledger.has_recorded:
-            answers = [self._client.forward(data, "cross_entropy") for _ in range(_NUM_PASSES)]
+            answers = [self._client.forward(data, "cross_entropy") for _ in range(NUM_NOISE_PASSES)]
+            self._used.measured += NUM_NOISE_PASSES * scorer.num_tokens
             with self._awaiting("the measurement of noise"):
                 passes = [scorer.score(await answer.result_async()).nll for answer in answers]
             self._ledger.tolerance = noise_of(passes, sum(scorer.num_loss_tokens))
@@ -245,6 +249,7 @@ class Updates:
         return bool(self._job.evaluators) and step % self._config.eval_every == 0
 
     def _evaluate(self, step: int) -> Evaluation:
+        self._used.evaluated += sum(e.scorer.num_tokens for e in self._job.evaluators)
         return Evaluation(step, time.monotonic(), [e.submit(self._client) for e in self._job.evaluators])
 
     async def _read(self, evaluation: Evaluation | None) -> tuple[Row, list[Row]]:
@@ -262,20 +267,20 @@ class Updates:
 
     def _save_if_due(self, next_step: int, position: Position) -> Save | None:
         """The last one is :meth:`save`'s."""
-        config = self._config
-        due = (
-            self._evaluation_due(next_step)
-            or (config.save_every and next_step % config.save_every == 0)
-            or 0 < config.save_every_tokens <= self._tokens_since_save
-            or 0 < config.save_every_seconds <= time.monotonic() - self._saved_at
+        due = save_due(
+            self._config,
+            next_step,
+            is_evaluated=self._evaluation_due(next_step),
+            tokens=self._tokens_since_save,
+            seconds=time.monotonic() - self._saved_at,
         )
-        rolling = not due and config.rolling_save_every and next_step % config.rolling_save_every == 0
-        if next_step >= self._job.plan.total_steps or not (due or rolling):
+        if next_step >= self._job.plan.total_steps or not due:
             return None
-        return self._save(next_step, position, rolling=bool(rolling))
+        return self._save(next_step, position, rolling=due == "rolling")
 
     def _save(self, step: int, position: Position, *, final: bool = False, rolling: bool = False) -> Save:
         name = f"{step:06d}"
+        self._used.checkpoints += 1
         self._saved_step, self._saved_at, self._tokens_since_save = step, time.monotonic(), 0
         state = self._client.save_state(name)
         with_weights = final or self._config.backend.weights_with_every_state

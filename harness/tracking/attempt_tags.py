@@ -7,8 +7,8 @@ from harness.times import utc
 
 
 def attempt_tags(run_dir: RunDir) -> dict[str, str]:
-    """``harness.attempt.<n>``: when, from where, what was verified, how it ended. ``harness.changed.<path>``: a field
-    that an attempt was given otherwise than config.json says, with both values.
+    """``harness.attempt.<n>``: when, from where, what was verified, what it used, how it ended.
+    ``harness.changed.<path>``: a field that an attempt was given otherwise than config.json says, with both values.
 
     Raises:
         RunDirError: where the files say something else.
@@ -42,4 +42,7 @@ def _attempt(start: Row, end: Row | None, state: str) -> str:
         words.append(f"{end['verified_rows']} rows made again, {verdict}")
     if end and end.get("is_inexact"):
         words.append("a row came out differently")
+    if used := (end or {}).get("used"):
+        price = "" if used["price"] is None else f" for {used['price']:,.4f}"
+        words.append(f"{used['trained'] + used['evaluated'] + used['measured']:,} tokens used{price}")
     return ", ".join([*words, (end or {}).get("state") or state])

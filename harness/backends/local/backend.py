@@ -13,6 +13,7 @@ import chz
 
 from harness.backends.base import ROUNDING, Backend
 from harness.exceptions import BackendError, ConfigError
+from harness.hyperparam_utils import lora_parameters
 
 if TYPE_CHECKING:
     from harness.backends.local.client import LocalTrainingClient
@@ -60,6 +61,11 @@ class LocalBackend(Backend):
         from harness.backends.local.model import context_length
 
         return context_length(model_name)
+
+    def state_bytes(self, model_name: str, lora_rank: int) -> int | None:
+        """Of each parameter the value and Adam's two moments, in float32."""
+        parameters = lora_parameters(model_name, lora_rank)
+        return None if parameters is None else 3 * 4 * parameters
 
     def numerics(self) -> dict[str, Any]:
         from harness.backends.local import torch_setup

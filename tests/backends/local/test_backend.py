@@ -6,6 +6,7 @@ from pathlib import Path
 
 import peft
 import pytest
+import safetensors.torch
 import torch
 import transformers
 
@@ -126,3 +127,13 @@ def test_a_replay_here_is_exact_and_on_another_machine_within_rounding():
         assert LocalBackend().tolerance(numerics | {"processor": "Z80"}) == rounding
         assert LocalBackend().tolerance(numerics | {"peft": "0.1"}) == rounding
         assert LocalBackend().tolerance({k: v for k, v in numerics.items() if k != "peft"}) == 0  # not recorded yet
+
+
+def test_the_size_of_a_state_is_known_before_it_is_made(tiny_model: Path, tmp_path: Path):
+    client = make_client(tiny_model, tmp_path, lora_rank=8)
+    client.save_state("s").result()
+    client.close()
+    files = (tmp_path / "checkpoints" / "s").glob("*.safetensors")
+    tensors = [tensor for file in files for tensor in safetensors.torch.load_file(file).values()]
+    held = sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.numel() > 1)
+    assert LocalBackend().state_bytes(str(tiny_model), 8) == held
