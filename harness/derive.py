@@ -16,6 +16,7 @@ from typing import Any
 import chz
 
 from harness import cli, run_dir
+from harness.backends.base import Backend
 from harness.config_io import from_json
 from harness.exceptions import ConfigError, RunDirError
 from harness.files import append_jsonl, write_json
@@ -67,8 +68,26 @@ def find_checkpoint(run: RunDir, at: str) -> CheckpointRecord:
     )
     if step in records:
         return records[step]
-    there = ", ".join(map(str, records)) or "none"
-    raise ConfigError(f"{run}: no checkpoint at {at}: there is {there} (or say best or last)")
+    if not records:
+        raise ConfigError(f"{run}: no checkpoint is there: train it on, until its first one is saved")
+    gone = next((record for record in run.checkpoints() if record.step == step), None)
+    why = "" if gone is None else ", which was deleted" if gone.deleted else ", which a resume left behind"
+    there = ", ".join(map(str, records))
+    raise ConfigError(f"{run}: no checkpoint at {at}{why}: there is {there} (or say best or last)")
+
+
+def backend_of(run: RunDir) -> Backend:
+    """The backend that ``run`` was trained with, made again.
+
+    Raises:
+        RunDirError: where its config.json names none.
+        ConfigError: where it cannot be made.
+    """
+    cli.import_from_here()  # it may be the user's
+    backend = from_json(run.config().get("config", {}).get("backend"))
+    if not isinstance(backend, Backend):
+        raise RunDirError(f"{run}: its config.json names no backend: restore it")
+    return backend
 
 
 def make_fork(run: RunDir, at: str, overrides: Sequence[str], *, weights_only: bool) -> Config:

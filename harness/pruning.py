@@ -2,19 +2,20 @@
 
 A run keeps what it is asked to keep, and while it is unfinished the newest state that it can be resumed from. Besides
 checkpoints, only what a killed process left of them is removed; never another file, and nothing that a link leads to.
+What lies with a service is deleted there, where the service does it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from harness import cli
 from harness.backends.base import Backend
 from harness.backends.local import checkpoint
-from harness.config_io import from_json
+from harness.checkpoint_record import is_remote
+from harness.derive import backend_of
 from harness.disk_usage import in_words, size_of
 from harness.exceptions import CheckpointDamagedError, ConfigError, RunDirError
 from harness.run_dir import CHECKPOINTS_DIR, CheckpointRecord, RunDir
@@ -54,20 +55,23 @@ class Keep:
 
 @dataclasses.dataclass(frozen=True)
 class Removal:
-    """A folder that goes.
+    """A folder that goes, or what a service keeps of a checkpoint.
 
     Attributes:
+        path: The folder; None where it lies with a service.
+        size: Bytes on this machine.
         about: What it is, for people.
         record: The checkpoint whose state it is; None for a leftover.
     """
 
-    path: Path
+    name: str
+    path: Path | None
     size: int
     about: str
     record: CheckpointRecord | None = None
 
     def __str__(self) -> str:
-        return f"{self.path.name}  {self.about}  {in_words(self.size)}"
+        return f"{self.name}  {self.about}  {'with the service' if self.path is None else in_words(self.size)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,15 +99,18 @@ class Plan:
         return [head, *(f"  {removal}" for removal in self.removals), *(f"  {line}" for line in self.refused)]
 
 
-def plan(run: RunDir, keep: Keep) -> Plan:
-    """What of ``run`` goes. Nobody may be training it.
+def plan(run: RunDir, keep: Keep, forks: Sequence[RunDir] = ()) -> Plan:
+    """What of ``run`` goes. Nobody may be training it; a service is not asked.
+
+    Args:
+        forks: Runs that may have begun at a state of ``run`` with a service, and have no copy of their own.
 
     Raises:
         RunDirError: where its files cannot be read.
         ConfigError: where its backend cannot be made again.
         BackendError: for a checkpoint that a later version of the harness wrote.
     """
-    backend = _backend(run)
+    backend = backend_of(run)
     records = run.checkpoints()
     usable = [record for record in records if record.is_usable]
     nlls = run.test_nlls()
@@ -111,54 +118,80 @@ def plan(run: RunDir, keep: Keep) -> Plan:
     removals: list[Removal] = []
     refused: list[str] = []
     needed = {record.state_path for record in records if record.name in stays}
+    there_is_a_service = any(is_remote(record.state_path) for record in records)
+    begun_at = _begun_at(fork for fork in forks if fork.path != run.path) if there_is_a_service else {}
     for record in records if stays or not usable else []:
         if record.state_path in needed:
             continue
         path = run / record.state_path
-        if "://" in record.state_path:
-            if not record.deleted:
-                refused.append(f"{record.name}  {record.state_path} lies with the service: cannot be deleted here")
+        about = _about(record, nlls.get(record.step))
+        if is_remote(record.state_path):
+            if record.state_path in begun_at:
+                refused.append(f"{record.name}  {begun_at[record.state_path]} goes on from it: left as it is")
+            elif record.own_paths and not record.deleted:
+                removals.append(Removal(record.name, None, 0, about, record))
         elif not _is_within(run, path):
             if path.exists() and not record.deleted:
                 refused.append(f"{record.name}  {path} lies outside of {run / CHECKPOINTS_DIR}: left as it is")
         elif path.exists() or record.is_usable:
-            removals.append(Removal(path, size_of(path), _about(record, nlls.get(record.step)), record))
+            removals.append(Removal(path.name, path, size_of(path), about, record))
     if usable and not stays:
         refused.append(f"none of its {len(usable)} checkpoints is one to keep: all left as they are")
     return Plan(run, backend, stays, [*_leftovers(run, records), *removals], refused)
 
 
-def carry_out(plan: Plan) -> None:
+def carry_out(plan: Plan) -> dict[str, str]:
     """Remove what is planned. The caller holds the run's lock, and planned while it did.
 
     As the trainer does it, a record is marked deleted before its state goes: where a crash comes between, the state is
-    a leftover that the next call lists.
+    a leftover that the next call lists. With a service it is marked after: nothing here shows what is left there.
+
+    Returns:
+        The names of those that a service did not delete, with why.
 
     Raises:
         RunDirError: where something cannot be removed or written.
+        ServiceError: where a service cannot be asked.
     """
     run = plan.run
+    kept_there: dict[str, str] = {}
     for removal in plan.removals:
         record = removal.record
         try:
             if record is None:
-                _remove_leftover(run, removal.path)
-                continue
-            if not record.deleted:
-                run.append_checkpoint(dataclasses.replace(record, deleted=True))
-            plan.backend.remove_checkpoint(run.path, record.state_path)
+                _remove_leftover(run, removal)
+            elif removal.path is None:
+                if reason := _deleted_there(plan.backend, record):
+                    kept_there[removal.name] = reason
+                else:
+                    run.append_checkpoint(dataclasses.replace(record, deleted=True))
+            else:
+                if not record.deleted:
+                    run.append_checkpoint(dataclasses.replace(record, deleted=True))
+                plan.backend.remove_checkpoint(run.path, record.state_path)
         except OSError as error:
             raise RunDirError(
                 f"{removal.path}: cannot be removed ({error.strerror}): mend it, then prune again"
             ) from error
+    return kept_there
 
 
-def _backend(run: RunDir) -> Backend:
-    cli.import_from_here()  # it may be the user's
-    backend = from_json(run.config().get("config", {}).get("backend"))
-    if not isinstance(backend, Backend):
-        raise RunDirError(f"{run}: its config.json names no backend: nothing can be removed")
-    return backend
+def _deleted_there(backend: Backend, record: CheckpointRecord) -> str | None:
+    """Delete what a service keeps of a checkpoint, its state last: why it did not, or None."""
+    for path in reversed(record.own_paths):
+        if reason := backend.delete_checkpoint(path):
+            return reason
+    return None
+
+
+def _begun_at(forks: Iterable[RunDir]) -> dict[str, RunDir]:
+    """The states of others that ``forks`` begin at and still count on, each with its fork."""
+    return {
+        record.state_path: fork
+        for fork in forks
+        for record in fork.checkpoints()
+        if record.inherited and record.is_usable
+    }
 
 
 def _stays(
@@ -205,13 +238,15 @@ def _about(record: CheckpointRecord, nll: float | None) -> str:
 def _leftovers(run: RunDir, records: Sequence[CheckpointRecord]) -> list[Removal]:
     logged = {Path(record.state_path).name for record in records}
     return [
-        Removal(path, size_of(path), "half written" if path.name.startswith(".") else "never logged")
+        Removal(path.name, path, size_of(path), "half written" if path.name.startswith(".") else "never logged")
         for path in checkpoint.leftovers(run.path, logged)
         if _is_within(run, path)
     ]
 
 
-def _remove_leftover(run: RunDir, path: Path) -> None:
+def _remove_leftover(run: RunDir, removal: Removal) -> None:
+    path = removal.path
+    assert path is not None
     if path.name.startswith("."):
         shutil.rmtree(path)
     else:

@@ -53,7 +53,7 @@ def details(run: RunDir) -> str:
         document = run.config()
         parts = {
             str(run): _identity(run, document),
-            "Config": _config(document["config"] | run.changed_extents()),
+            "Config": config_lines(run),
             "Data": _data(document),
             "Metrics": _metrics(run, document),
             "Attempts": _attempts(run),
@@ -97,8 +97,9 @@ def _started(document: Row) -> str | None:
 # ---- the config
 
 
-def _config(config: Row) -> Iterator[str]:
+def config_lines(run: RunDir) -> Iterator[str]:
     """What was chosen, then what is as ``Config`` and its parts have it when nobody chooses."""
+    config = run.config()["config"] | run.changed_extents()
     flat, defaults = flatten(config), flatten(_defaults(config, Config))
     flat = {path: value for path, value in flat.items() if path.partition(".")[0] not in _SAID_ABOVE}
     unchosen = {path: value for path, value in flat.items() if path in defaults and defaults[path] == value}
@@ -208,7 +209,7 @@ def _commands(run: RunDir, document: Row) -> Iterator[str]:
     place = shlex.quote(str(run))
     started = next((row for row in [*reversed(run.attempts()), document] if row.get("argv")), None)
     commands = {
-        "resume": _again(run, started) if started and not run.is_finished() else None,
+        "resume": command_again(run, started) if started and not run.is_finished() else None,
         "fork": any(record.is_usable for record in run.checkpoints()) and f"fork {place} --at best log_path=NEW",
         "rerun": f"rerun {place} log_path=NEW KEY=VALUE",
         "compare": (run / METRICS).exists() and f"compare {place} OTHER",
@@ -219,7 +220,7 @@ def _commands(run: RunDir, document: Row) -> Iterator[str]:
     )
 
 
-def _again(run: RunDir, started: Row) -> str:
+def command_again(run: RunDir, started: Row) -> str:
     """The command line that ``started`` recorded, as it would be typed, for this directory."""
     program, *arguments = started["argv"]
     if module := started.get("module"):

@@ -52,6 +52,7 @@ class ScriptedServer:
         states: Saved states: the updates in each, by path.
         models: The names of those that it has.
         headers: Those of every request.
+        files: What it gives out of a state, by name; where there is none it does not know such a request.
     """
 
     def __init__(self) -> None:
@@ -59,6 +60,7 @@ class ScriptedServer:
         self.headers: list[dict[str, str]] = []
         self.states: dict[str, int] = {}
         self.models = ["unigram", "unigram-large"]
+        self.files: dict[str, bytes] = {}
         self.metadata: dict[str, str] = {}  # of the newest training run
         self._script: dict[str, _Scripted] = {}
         self._models: dict[str, _Model] = {}
@@ -128,7 +130,7 @@ class ScriptedServer:
         return Handler
 
     def _answer(self, method: str, path: str, body: bytes) -> Answer:
-        path = path.removeprefix("/api/v1/")
+        path = path.removeprefix("/api/v1").removeprefix("/")
         route = re.sub(r"(sessions|training_runs)/[^/]+", r"\1", path)
         if method in ("PUT", "DELETE"):
             route = f"{method} {route}"
@@ -183,11 +185,19 @@ class ScriptedServer:
                 model.num_updates += bool(model.pending)
                 model.pending = 0
                 return self._promise(route, (200, {"metrics": {}}))
+            case "save_weights_external" if self.files:
+                path = f"tinker://{asked['model_id']}/external_weights/{asked['path']}"
+                return self._promise(route, (200, {"path": path, "type": route}))
+            case "training_runs/checkpoints/external_weights/export/external_weights_urls":
+                urls = {name: f"{self.url}/files/{name}" for name in self.files}
+                return 200, {"urls": urls, "expires": "2099-01-01T00:00:00Z"}
             case "save_weights" | "save_weights_for_sampler":
                 kind = "weights" if route == "save_weights" else "sampler_weights"
                 path = f"tinker://{asked['model_id']}/{kind}/{asked['path']}"
                 self.states[path] = self._models[asked["model_id"]].num_updates
                 return self._promise(route, (200, {"path": path, "type": route}))
+        if route.startswith("files/"):
+            return 200, self.files[route.removeprefix("files/")]
         return 404, {"detail": "Not Found"}
 
     def _make_model(self, route: str, asked: Any) -> Answer:

@@ -50,6 +50,8 @@ ORDER = [
         "harness.sweep_grid",
     ],
     ["harness.evaluate", "harness.pruning", "harness.run_details"],
+    ["harness.export_card"],
+    ["harness.export"],
     ["harness.compare"],
     ["harness.sweep", "harness.listing"],
     ["harness.sweep_jobs"],

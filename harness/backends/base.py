@@ -152,6 +152,24 @@ class Backend:
         """Delete a saved state that is no longer kept; one that is gone already is no error."""
         raise NotImplementedError
 
+    def download_checkpoint(self, run_path: Path, state_path: str, to: Path) -> None:
+        """Write the LoRA of a saved state to the folder ``to``, as PEFT's ``adapter_config.json`` and
+        ``adapter_model.safetensors``.
+
+        Raises:
+            CheckpointDamagedError: where it is not there, or not what was saved.
+            ServiceError: where a service does not give it out.
+        """
+        raise NotImplementedError
+
+    def delete_checkpoint(self, path: str) -> str | None:
+        """Delete what a service keeps at ``path``, and wait for it: why it is still there, or None where it is gone.
+
+        Raises:
+            ServiceError: where the service cannot be asked.
+        """
+        raise NotImplementedError
+
     async def conclude(self, lasting: Sequence[str]) -> None:
         """A run is complete: keep the states at these paths for good, and finish what was asked of the others."""
 

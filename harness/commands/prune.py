@@ -17,7 +17,7 @@ import click
 )
 @click.option("--yes", is_flag=True, help="Remove what is listed.")
 def command(runs: tuple[str, ...], text: str, yes: bool) -> None:
-    """List the checkpoints of RUN... that would go; with --yes, remove them here and in MLflow.
+    """List the checkpoints of RUN... that would go; with --yes, remove them, here or with the service, and in MLflow.
 
     RUN is a run directory or a folder of them. A run that is being trained is left alone, and one that is not finished
     keeps the state that it is resumed from. Metrics and all other files stay.
@@ -31,23 +31,29 @@ def command(runs: tuple[str, ...], text: str, yes: bool) -> None:
     keep = Keep.of(text)
     failures: list[str] = []
     plans = []
-    for run in find_runs(runs):
+    num_kept = 0  # by a service
+    found_runs = find_runs(runs)
+    for run in found_runs:
         try:
             run.config()  # before anything is written there: it may be another program's directory
             if run.is_locked():
                 click.echo(f"{run}: being trained: left as it is")
                 continue
             with run.lock() if yes else contextlib.nullcontext():
-                found = plan(run, keep)
+                found = plan(run, keep, forks=found_runs)
                 click.echo("\n".join(found.lines()))
-                if yes:
-                    carry_out(found)
+                kept_there = carry_out(found) if yes else {}
+                num_kept += len(kept_there)
+                for reason in sorted({*kept_there.values()}):
+                    names = ", ".join(name for name, why in kept_there.items() if why == reason)
+                    failures.append(f"{run}: not deleted with the service: {names} ({reason})")
         except HarnessError as error:  # the others may well succeed
             failures.append(str(error))
             continue
         if found.removals:
             plans.append(found)
-    num, size = sum(len(found.removals) for found in plans), in_words(sum(found.size for found in plans))
+    num = sum(len(found.removals) for found in plans) - num_kept
+    size = in_words(sum(found.size for found in plans))
     if yes:
         click.echo(f"removed {num}, {size}")
         for trouble in update(found.run for found in plans):

@@ -6,7 +6,8 @@
 Run it with the Python that has skyrl; nothing of this project is needed. Training, losses, optimiser and checkpoints
 are SkyRL's own. What is done here: its engine is started without ``uv``; a TypedDict that pydantic refuses on Python
 3.11 is that of typing_extensions; and the wire is translated. SkyRL 0.3.0 speaks JSON where the SDK speaks protobuf,
-and makes a model before it loads a checkpoint into it, where the SDK asks for both at once.
+and makes a model before it loads a checkpoint into it, where the SDK asks for both at once. It gives out weights for
+sampling as an archive, where the SDK asks for the address of each file of a copy.
 
 It always loads the optimiser with the weights, knows neither expiry nor deletion of checkpoints, and compiles anew for
 every padded length.
@@ -19,8 +20,12 @@ import typing_extensions
 typing.TypedDict = typing_extensions.TypedDict  # pyright: ignore  # before skyrl is imported
 
 import argparse  # noqa: E402
+import asyncio  # noqa: E402
+import io  # noqa: E402
 import json  # noqa: E402
+import re  # noqa: E402
 import sys  # noqa: E402
+import tarfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -31,6 +36,9 @@ from skyrl.tinker.config import config_to_argv  # noqa: E402  # pyright: ignore
 from tinker.proto import tinker_public_pb2 as pb  # noqa: E402
 
 ROOT = "/api/v1/"
+COPY = re.compile(
+    rf"({ROOT}training_runs/[^/]+/checkpoints)/external_weights/([^/]+)/(external_weights_urls|files/(.+))"
+)
 PROTOBUF = b"application/x-protobuf"
 NUMPY_TYPES = {pb.DTYPE_FLOAT32: np.float32, pb.DTYPE_INT64: np.int64}
 STOP_REASONS = {"stop": pb.STOP_REASON_STOP, "length": pb.STOP_REASON_LENGTH}
@@ -114,8 +122,12 @@ class Translated:
         self._app = app
         self._file = names
         self._names: dict[str, str] = json.loads(names.read_text()) if names.exists() else {}
+        self._copies: set[str] = set()  # the requests for them
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["method"] == "GET" and (asked := COPY.fullmatch(scope["path"])):
+            await respond(send, *await self._of_copy(scope, *asked.groups()))
+            return
         if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith(ROOT):
             await self._app(scope, receive, send)
             return
@@ -131,10 +143,7 @@ class Translated:
             encoded = result_to_protobuf(json.loads(answer))
             if encoded is not None:
                 answer, kind = encoded, PROTOBUF
-        length = str(len(answer)).encode()
-        answered = [(b"content-type", kind), (b"content-length", length)]
-        await send({"type": "http.response.start", "status": status, "headers": answered})
-        await send({"type": "http.response.body", "body": answer})
+        await respond(send, status, answer, kind)
 
     async def _answer(self, scope: Any, headers: dict[bytes, bytes], body: bytes) -> tuple[int, bytes]:
         route = scope["path"].removeprefix(ROOT)
@@ -150,7 +159,15 @@ class Translated:
             asked["model_id"] = self._names[asked["model_id"]]
         if route == "load_weights" and asked.get("session_id"):
             return await self._load(scope, asked)
+        if route == "save_weights_external":
+            like = {"model_id": asked["model_id"], "path": asked["path"], "type": "save_weights_for_sampler"}
+            status, answer = await self._call(scope, "save_weights_for_sampler", like)
+            self._copies.add(json.loads(answer)["request_id"])
+            return status, answer
         status, answer = await self._call(scope, route, asked)
+        if route == "retrieve_future" and asked["request_id"] in self._copies and b'"path"' in answer:
+            model, _, name = json.loads(answer)["path"].rpartition("/")
+            answer = json.dumps({"path": f"{model}/external_weights/{name}", "type": "save_weights_external"}).encode()
         if status == 200 and route == "asample":
             taken = json.loads(answer)
             ids = [f"{taken['request_id']}-{i}" for i in range(asked.get("num_samples", 1))]
@@ -173,14 +190,30 @@ class Translated:
         load = {"model_id": model_id, "path": asked["path"], "type": "load_weights"}
         return await self._call(scope, "load_weights", load)
 
-    async def _call(self, scope: Any, route: str, asked: dict[str, Any]) -> tuple[int, bytes]:
-        body = json.dumps(asked).encode()
+    async def _of_copy(self, scope: Any, folder: str, name: str, what: str, file: str | None) -> tuple[int, bytes]:
+        """Where the files of a copy are, or one of them."""
+        status, archive = await self._call(scope, f"{folder.removeprefix(ROOT)}/{name}/download", None)
+        if status != 200:
+            return status, archive
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            if file:
+                return 200, tar.extractfile(file).read()  # pyright: ignore[reportOptionalMemberAccess]
+            names = [member.name for member in tar if member.isfile()]
+        here = f"http://{dict(scope['headers'])[b'host'].decode()}{folder}/external_weights/{name}/files/"
+        document = {"urls": {name: here + name for name in names}, "expires": "2099-01-01T00:00:00Z"}
+        return 200, json.dumps(document).encode()
+
+    async def _call(self, scope: Any, route: str, asked: dict[str, Any] | None) -> tuple[int, bytes]:
+        """SkyRL's answer to a POST of ``asked``, or to a GET."""
+        body = b"" if asked is None else json.dumps(asked).encode()
         dropped = (b"content-length", b"content-type", b"content-encoding", b"accept")
         headers = [(key, value) for key, value in scope["headers"] if key not in dropped]
         headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         status, answer, messages = 0, b"", [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive() -> dict[str, Any]:
+            if not messages and asked is None:  # what is streamed ends where the one who asked is gone
+                await asyncio.Event().wait()
             return messages.pop() if messages else {"type": "http.disconnect"}
 
         async def send(message: dict[str, Any]) -> None:
@@ -191,8 +224,16 @@ class Translated:
                 answer += message.get("body", b"")
 
         path = ROOT + route
-        await self._app({**scope, "path": path, "raw_path": path.encode(), "headers": headers}, receive, send)
+        method = "GET" if asked is None else "POST"
+        there = {"path": path, "raw_path": path.encode(), "headers": headers, "method": method}
+        await self._app({**scope, **there}, receive, send)
         return status, answer
+
+
+async def respond(send: Any, status: int, answer: bytes, kind: bytes = b"application/json") -> None:
+    headers = [(b"content-type", kind), (b"content-length", str(len(answer)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer})
 
 
 def main() -> None:

@@ -7,7 +7,9 @@ import subprocess
 import pandas
 import pytest
 
+from harness.backends.base import ROUNDING
 from harness.run_dir import RunDir
+from tests.exportable import examples_of_test_set, score_in_a_plain_script
 
 SMALL = (
     "max_steps=12",
@@ -131,6 +133,20 @@ def test_the_checkpoint_is_a_peft_adapter(whole):
     base = AutoModelForCausalLM.from_pretrained(local_model_path("SmolLM2-135M-Instruct.Q4_1"))
     model = PeftModel.from_pretrained(base, run / "checkpoints/000012")
     assert any("lora_B" in name and bool(p.abs().sum() > 0) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("option", [[], ["--merge"]], ids=["adapter", "merged"])
+def test_what_is_exported_scores_the_same_without_the_harness(whole, workplace, monkeypatch, option):
+    """In a plain script; the full weights stand alone: the package that the model came in is not asked."""
+    run, _ = whole
+    monkeypatch.chdir(workplace.folder)
+    out = f"runs/exported{''.join(option)}"
+    workplace.run("harness", "export", "runs/whole", "--out", out, *option)
+    env = workplace.env | ({"HOME": str(workplace.folder), "XDG_CACHE_HOME": str(workplace.folder)} if option else {})
+    nll = score_in_a_plain_script(out, examples_of_test_set(run), peft=not option, env=env)
+    assert nll == pytest.approx(run.test_nlls()[12], abs=ROUNDING[run.config()["numerics"]["dtype"]])
+    refused = workplace.run("harness", "export", "runs/whole", "--out", out, *option, code=2)
+    assert "there is something already: choose another folder" in refused.stderr
 
 
 @pytest.mark.parametrize(

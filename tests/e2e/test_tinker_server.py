@@ -12,6 +12,7 @@ from harness.run_dir import RunDir
 from harness.verify import first_difference
 from tests.e2e.conftest import ROOT
 from tests.e2e.servers import Server, answers, free_port
+from tests.exportable import examples_of_test_set, score_in_a_plain_script
 from tests.offline import write_conversations
 from tests.tiny_model import make_tiny_model
 
@@ -99,6 +100,28 @@ def test_a_fork_goes_on_from_the_servers_state(whole, workplace):
     assert forked.metrics()[:4] == run.metrics()[:4]
     assert forked.metrics()[4]["train_mean_nll"] == run.metrics()[4]["train_mean_nll"]  # the same weights
     assert forked.state() == "FINISHED"
+
+
+@pytest.mark.parametrize(("at", "option"), [(3, []), (STEPS, ["--merge"])], ids=["adapter", "merged"])
+def test_what_was_trained_there_is_fetched_and_scores_the_same_here(whole, workplace, monkeypatch, at, option):
+    """In a plain script; of a state without weights for sampling, and of the final one."""
+    run, _ = whole
+    monkeypatch.chdir(workplace.folder)
+    out = f"runs/tinker/at-{at}"
+    said = workplace.run("harness", "export", str(run), "--at", str(at), "--out", out, *option).stdout
+    assert said.startswith(f"{out}: runs/tinker/whole at step {at} as ")
+    nll = score_in_a_plain_script(out, examples_of_test_set(run), peft=not option, env=workplace.env)
+    assert nll == pytest.approx(run.test_nlls()[at], abs=1e-5)
+    assert abs(run.test_nlls()[at] - run.test_nlls()[0]) > 0.02  # what was learned shows
+
+
+def test_a_server_that_deletes_nothing_says_so_when_a_run_is_pruned(whole, workplace):
+    run, _ = whole
+    done = workplace.run("harness", "prune", str(run), "--keep", "best,final", "--yes", code=2)
+    (line,) = done.stderr.strip().splitlines()
+    assert "not deleted with the service: 000002, " in line
+    assert line.endswith("(it deletes no checkpoints on request)")
+    assert all(record.is_usable for record in run.checkpoints())
 
 
 def test_two_runs_at_once_are_each_what_they_are_alone(whole, recipe, workplace):

@@ -8,6 +8,7 @@ from harness.exceptions import RendererError
 from harness.renderers import TrainOnWhat, get_renderer
 from harness.renderers.chat_template import ChatTemplateRenderer
 from harness.renderers.messages import plain_messages, trained_messages
+from harness.renderers.role_colon import CHAT_TEMPLATE, RoleColonRenderer
 from tests.renderers.conversations import (
     CONVERSATIONS,
     LOOK,
@@ -234,3 +235,13 @@ def test_a_thought_that_does_not_end_is_not_whole():
     tokenizer, _ = RENDERERS["qwen3"]
     tokens = tokenizer("<think>\nSo.<|im_end|>", add_special_tokens=False)["input_ids"]
     assert get_renderer("qwen3", tokenizer).parse_response(tokens) == (says("assistant", "<think>\nSo."), False)
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_role_colon_as_a_template_asks_alike(name):
+    tokenizer = tiny_tokenizer(CHAT_TEMPLATE)
+    try:
+        expected = RoleColonRenderer(tokenizer).generation_prompt(messages := plain_messages(CONVERSATIONS[name]))
+    except RendererError:
+        return
+    assert tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == expected

@@ -136,6 +136,11 @@ class LocalBackend(Backend):
 
         checkpoint.copy(from_run / state_path, to_run / state_path)
 
+    def download_checkpoint(self, run_path: Path, state_path: str, to: Path) -> None:
+        from harness.backends.local import checkpoint
+
+        checkpoint.copy_adapter(run_path / state_path, to)
+
     def state_digest(self, run_path: Path, state_path: str) -> str | None:
         from harness.backends.local import checkpoint
 

@@ -118,6 +118,19 @@ def read_adapter(folder: Path) -> dict[str, bytes]:
         ) from None
 
 
+def copy_adapter(folder: Path, to: Path) -> None:
+    """Write the adapter's two files to another folder, proved to be what was saved.
+
+    Raises:
+        CheckpointDamagedError: as :func:`read` does.
+    """
+    files = read(folder)
+    for name in (ADAPTER_CONFIG, ADAPTER):
+        if name not in files:
+            raise CheckpointDamagedError(f"{folder}: no {name} in its manifest: take another checkpoint")
+        (to / name).write_bytes(files[name])
+
+
 def digest(folder: Path) -> str:
     """SHA-256 over the names and contents of a checkpoint's files.
 

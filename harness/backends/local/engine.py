@@ -237,8 +237,8 @@ class Engine:
         """adapter_config.json as PEFT writes it, the same bytes in every process."""
         config: dict[str, Any] = self._model.peft_config["default"].to_dict()
         config["base_model_name_or_path"] = self.model_name  # not where this machine keeps its weights
-        config["target_modules"] = sorted(config["target_modules"])  # a set's order differs between processes
-        return json.dumps(config, indent=2, sort_keys=True).encode()
+        config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+        return json.dumps(config, indent=2, sort_keys=True).encode()  # a set's order differs between processes
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:

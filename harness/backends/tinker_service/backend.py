@@ -62,8 +62,7 @@ class TinkerBackend(Backend):
             raise ConfigError(f"backend.timeout_seconds={self.timeout_seconds}: must be greater than 0")
         if not (self.train_attn or self.train_mlp or self.train_unembed):
             raise ConfigError("backend.train_attn, train_mlp and train_unembed are all false: nothing to train")
-        credentials.check()
-        self._server.check_reachable()
+        self._check_there()
 
     @property
     def described(self) -> str:
@@ -170,6 +169,23 @@ class TinkerBackend(Backend):
         """Asked for, and not waited for: see :meth:`conclude`."""
         self._server.remove(state_path)
 
+    def download_checkpoint(self, run_path: Path, state_path: str, to: Path) -> None:
+        """The service loads the state once more, and saves a copy of it in PEFT's format, which is fetched."""
+        from harness.backends.tinker_service import download
+
+        self._check_there()
+        client = self.create_training_client(  # of the model and rank that the state says
+            model_name="", lora_rank=0, seed=0, numerics={}, run_path=run_path, state_path=state_path
+        )
+        try:
+            download.adapter(self._server, client, to)
+        finally:
+            self.close(client)
+
+    def delete_checkpoint(self, path: str) -> str | None:
+        self._check_there()
+        return self._server.delete(path)
+
     async def conclude(self, lasting: Sequence[str]) -> None:
         await self._server.settle(lasting if self.ttl_seconds else ())
 
@@ -178,6 +194,10 @@ class TinkerBackend(Backend):
         from harness.backends.tinker_service.server import Server
 
         return Server(self.base_url)
+
+    def _check_there(self) -> None:
+        credentials.check()
+        self._server.check_reachable()
 
     def _check_model(self, model_name: str, error: BaseException) -> None:
         """Raise ConfigError where the server says which models it has, and this is none of them."""

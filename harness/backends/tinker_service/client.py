@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_COPY_TTL_SECONDS = 3600  # the least that the service takes
+
 
 class ServiceFuture(Generic[T]):
     """The answer to a request. Giving up on it leaves the request in the queue: those after it rely on it."""
@@ -141,6 +143,11 @@ class ServiceTrainingClient:
         metadata = dict(self._describe())
         saved = self._client.save_weights_for_sampler(name, ttl_seconds=self._ttl_seconds, user_metadata=metadata)
         return self._saved(saved, f"save_weights_for_sampler {name}")
+
+    def save_weights_external(self, name: str) -> ServiceFuture[Saved]:
+        """Save a copy of the weights as files that can be fetched, for an hour."""
+        saved = self._client.save_weights_external(name, ttl_seconds=_COPY_TTL_SECONDS)
+        return self._future(saved, f"save_weights_external {name}")
 
     def _on_data(
         self, request: str, future: tinker.APIFuture[Any], data: list[tinker.Datum]

@@ -106,6 +106,35 @@ class Server:
 
         self._pending.append(self.worker.submit(delete))
 
+    def delete(self, path: str) -> str | None:
+        """Delete what is saved at ``path``, and wait for it: why it is still there, or None where it is gone.
+
+        Raises:
+            ServiceError: where the server cannot be asked.
+        """
+        import tinker
+
+        try:
+            self._ask(f"deleting {path}", lambda rest: rest.delete_checkpoint_from_tinker_path(path))
+        except ServiceError as error:
+            answer = error.__cause__
+            if answer is None or isinstance(answer, tinker.APIConnectionError):
+                raise
+            if failures.is_unsupported(answer) and self._holds(path):  # a 404 may also be of what is gone
+                return "it deletes no checkpoints on request"
+            if not failures.is_unsupported(answer) and not failures.is_gone(answer):
+                return failures.said(answer)
+        return None
+
+    def file_urls(self, path: str) -> dict[str, str]:
+        """Where each file of a copy that :meth:`ServiceTrainingClient.save_weights_external` made can be fetched, by
+        its name. The addresses are secrets: who has one needs no key.
+
+        Raises:
+            ServiceError: where it does not say.
+        """
+        return self._ask("where its files are", lambda rest: rest.get_external_weights_urls(path)).urls
+
     async def settle(self, lasting: Iterable[str]) -> None:
         """Let the states at these paths never expire, and wait until that and what was asked before is done."""
 
@@ -130,6 +159,16 @@ class Server:
         import tinker
 
         return tinker.RestClient(base_url=self._url)
+
+    def _holds(self, path: str) -> bool:
+        """Whether it lists a checkpoint; one that lists none is taken to hold it."""
+        run_id = path.partition("://")[2].partition("/")[0]
+        try:
+            answer = self._ask("its checkpoints", lambda rest: rest.list_checkpoints(run_id))
+        except ServiceError as error:
+            logger.info("whether %s is there is not known: %s", path, error)
+            return True
+        return any(checkpoint.tinker_path == path for checkpoint in answer.checkpoints)
 
     def _ask(self, doing: str, request: Callable[[Any], Any]) -> Any:
         future = self.worker.submit(lambda: request(self._rest).result())

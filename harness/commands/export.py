@@ -1,0 +1,26 @@
+"""``python -m harness export``: what was trained, as files that load without the harness."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run", metavar="RUN")
+@click.option("--at", default="last", show_default=True, metavar="last|best|STEP", help="Which checkpoint.")
+@click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="A folder that is made.")
+@click.option("--merge", is_flag=True, help="Full weights, the LoRA merged in; else the LoRA alone, for PEFT.")
+def command(run: str, at: str, out: Path, merge: bool) -> None:
+    """Write a checkpoint of RUN as a folder for transformers or PEFT.
+
+    It holds the weights, the tokenizer with its chat template, and a model card. best is the checkpoint with the lowest
+    test NLL. A checkpoint that lies with a service is fetched, where the service gives it out.
+    """
+    from harness.disk_usage import in_words
+    from harness.export import export
+    from harness.run_dir import RunDir
+
+    source = RunDir(run)
+    found = export(source, at, out, merged=merge)
+    what = f"full weights in {found.dtype}" if merge else f"an adapter for {found.base}"
+    click.echo(f"{out}: {source} at step {found.step} as {what}, {in_words(found.size)}")
