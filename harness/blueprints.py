@@ -91,7 +91,9 @@ def open_instances(layers: Layers, overrides: Overrides) -> Layers:
     opened: Layers = []
     for name, values in layers:
         for path, value in values.items():
-            if _is_instance(value):  # it replaces all that an earlier layer set there
+            if _is_instance(value) or isinstance(
+                value, (list, tuple)
+            ):  # it replaces all that an earlier layer set there
                 opened = without(opened, lambda old, path=path: old.startswith(f"{path}."))
         given: dict[str, Any] = {}
         defaults: dict[str, Any] = {}
@@ -104,7 +106,7 @@ def open_instances(layers: Layers, overrides: Overrides) -> Layers:
 
 
 def _open(path: str, value: Any, overrides: Overrides, is_default: bool = False) -> Iterator[tuple[str, Any, bool]]:
-    if _is_instance(value):
+    if _is_instance(value) and chz.chz_fields(value):  # without fields, a class that is callable would be the value
         yield path, type(value), is_default
         for name, field in chz.chz_fields(value).items():
             item = getattr(value, field.x_name)

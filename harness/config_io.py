@@ -65,7 +65,9 @@ def from_json(document: Any) -> Any:
     if not isinstance(document, dict):
         return document
     if "callable" in document:
-        raise ConfigError(f"{document['callable']} is a plain callable: not re-makeable from config.json")
+        raise ConfigError(
+            f"{document['callable']} is a plain callable: not re-makeable from config.json; a chz class would be"
+        )
     fields = {key: from_json(item) for key, item in document.items() if key != "type"}
     if "type" not in document:
         return fields

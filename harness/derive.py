@@ -28,6 +28,7 @@ _OF_A_FORK = {  # what it has before it is trained
     run_dir.CONFIG,
     run_dir.METRICS,
     run_dir.EVAL_EXAMPLES,
+    run_dir.SAMPLES,
     run_dir.EXAMPLES,
     run_dir.CHECKPOINTS,
     run_dir.CHECKPOINTS_DIR,
@@ -162,7 +163,11 @@ def _write_fork(run: RunDir, fork: RunDir, config: Config, record: CheckpointRec
     if (run / run_dir.EXAMPLES).exists():
         shutil.copyfile(run / run_dir.EXAMPLES, fork / run_dir.EXAMPLES)
     write_json(fork / run_dir.CONFIG, document | {"parent": parent})
-    for name, rows in ((run_dir.METRICS, run.metrics()), (run_dir.EVAL_EXAMPLES, run.eval_examples_from(0))):
+    for name, rows in (
+        (run_dir.METRICS, run.metrics()),
+        (run_dir.EVAL_EXAMPLES, run.eval_examples_from(0)),
+        (run_dir.SAMPLES, run.samples()),
+    ):
         append_jsonl(fork / name, [row for row in rows if row[run_dir.STEP] < record.step], sync=True)
     config.backend.copy_checkpoint(run.path, fork.path, record.state_path)
     fork.append_checkpoint(

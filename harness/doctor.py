@@ -9,10 +9,10 @@ from pathlib import Path
 from harness.checkpoint_record import is_remote
 from harness.exceptions import HarnessError, RunDirError
 from harness.files import iter_jsonl
-from harness.run_dir import ATTEMPTS, CHECKPOINTS, EVAL_EXAMPLES, LATER_EVALUATIONS, METRICS, TAGS, RunDir
+from harness.run_dir import ATTEMPTS, CHECKPOINTS, EVAL_EXAMPLES, LATER_EVALUATIONS, METRICS, SAMPLES, TAGS, RunDir
 from harness.tracking.mlflow_stale import close_stale
 
-_LINES = (METRICS, CHECKPOINTS, EVAL_EXAMPLES, LATER_EVALUATIONS, ATTEMPTS, TAGS)
+_LINES = (METRICS, CHECKPOINTS, EVAL_EXAMPLES, SAMPLES, LATER_EVALUATIONS, ATTEMPTS, TAGS)
 
 
 @dataclasses.dataclass(frozen=True)

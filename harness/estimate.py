@@ -23,6 +23,7 @@ def estimate(config: Config, console: Console) -> None:
         build_data,
         checkpoints_to_resume,
         data_fingerprints,
+        evaluations_of,
         plan_of,
         tell,
         tell_what_is_left,
@@ -39,9 +40,11 @@ def estimate(config: Config, console: Console) -> None:
     prices = read_prices(config.price_table, config.model_name) if config.price_table else None
     train_set, test_sets, tokenizer = build_data(config)
     batches = batches_of(config, train_set, tokenizer)
+    evaluators = nll_evaluators(test_sets, tokenizer) if config.eval_every else []
     work = Work(
         batches=batches,
-        evaluators=nll_evaluators(test_sets, tokenizer) if config.eval_every else [],
+        evaluators=evaluators,
+        evaluations=evaluations_of(config, evaluators, test_sets),
         plan=plan_of(run, config, batches),
         survey=None if run.exists() else survey(train_set, config.gradient_accumulation_steps),
         prices=prices,
@@ -49,6 +52,6 @@ def estimate(config: Config, console: Console) -> None:
     if work.survey:
         tell(work.survey, work.evaluators, console)
     else:
-        provenance.check_same_data(run, data_fingerprints(batches, work.evaluators))
+        provenance.check_same_data(run, data_fingerprints(batches, work.evaluations))
     checkpoint = next(checkpoints_to_resume(run), None)
     tell_what_is_left(run, work, checkpoint, estimated(run, config, work, checkpoint), console)

@@ -9,6 +9,7 @@ that a crash tore is dropped by readers and cut off by the next writer.
 | config.json         | run id, config, argv, versions, numerics, git commit, data fingerprints; once    |
 | metrics.jsonl       | a row a step                                                                     |
 | checkpoints.jsonl   | a row a checkpoint, after its state is durable; later rows may mark it deleted, … |
+| samples.jsonl       | a row a sample of an evaluator: prompt, sample, stop reason, scores              |
 | eval_examples.jsonl | a row an evaluation of one test set: each example's id, summed NLL, token count  |
 | later_evaluations.jsonl | the same, with its means, of a checkpoint scored on another test set after training |
 | attempts.jsonl      | a row at the start and a row at the end of every attempt to train the run        |
@@ -19,7 +20,7 @@ that a crash tore is dropped by readers and cut off by the next writer.
 | logs.log            | the log                                                                          |
 | checkpoints/        | what the local backend saved                                                     |
 
-``metrics.superseded.jsonl`` and ``eval_examples.superseded.jsonl`` hold rows that a resume could not reproduce.
+``metrics``, ``eval_examples`` and ``samples.superseded.jsonl`` hold rows that a resume could not reproduce.
 """
 
 import contextlib
@@ -52,8 +53,10 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints.jsonl"
 EVAL_EXAMPLES = "eval_examples.jsonl"
+SAMPLES = "samples.jsonl"
 LATER_EVALUATIONS = "later_evaluations.jsonl"
 EVALUATIONS = (EVAL_EXAMPLES, LATER_EVALUATIONS)
+_BEFORE_METRICS = (SAMPLES, EVAL_EXAMPLES)  # what a row of metrics.jsonl is the sign of: appended before it
 ATTEMPTS = "attempts.jsonl"
 TAGS = "tags.jsonl"
 MIRROR = "mirror.json"
@@ -79,11 +82,23 @@ TRAIN_BPB = "train_mean_bpb"  # bits per byte of text
 TIME_STEP = "time/step"  # seconds between this row and the one before
 TIME_DATA = "time/data"  # seconds that the loop waited for the batch
 TIME_EVAL = "time/eval"  # seconds from asking for the evaluation to its result
+_OWN = {STEP, TS, EPOCH, PROGRESS, BATCH_DIGEST, LEARNING_RATE, NUM_SEQUENCES, NUM_TOKENS, NUM_LOSS_TOKENS}
+_OWN |= {TRAIN_NLL, TRAIN_BPB}
 
 
 def test_key(set_name: str, metric: str) -> str:
     """``test/nll`` for the one unnamed test set (name ""), ``test/<name>/nll`` for a named one."""
     return f"test/{set_name}/{metric}" if set_name else f"test/{metric}"
+
+
+def eval_key(evaluator: str, metric: str) -> str:
+    """``eval/<evaluator>/<metric>``, of an evaluator that comes with the harness."""
+    return f"eval/{evaluator}/{metric}"
+
+
+def is_own(key: str) -> bool:
+    """Whether the trainer itself writes ``key``; the others of a row are what evaluators returned."""
+    return key in _OWN or key.startswith(("test/", "time/"))
 
 
 def is_test_nll(key: str) -> bool:
@@ -156,6 +171,10 @@ class RunDir:
     def eval_examples_from(self, step: int) -> list[Row]:
         """The evaluations in training of ``step`` and later; those before are not read."""
         return self._tail(EVAL_EXAMPLES, step)[0]
+
+    def samples(self, from_step: int = 0) -> list[Row]:
+        """Every sample of ``from_step`` and later; those before are not read."""
+        return self._tail(SAMPLES, from_step)[0]
 
     def attempts(self) -> list[Row]:
         return self._rows(ATTEMPTS, "attempt", "event")
@@ -311,7 +330,7 @@ class RunDir:
         except OSError as error:
             raise RunDirError(f"{self}: cannot be written ({error.strerror}): choose another log_path") from None
         try:
-            for name in (METRICS, CHECKPOINTS, EVAL_EXAMPLES, LATER_EVALUATIONS, ATTEMPTS):
+            for name in (METRICS, CHECKPOINTS, *_BEFORE_METRICS, LATER_EVALUATIONS, ATTEMPTS):
                 cut_torn_line(self / name)
             yield
         finally:
@@ -346,6 +365,10 @@ class RunDir:
         """Append what was evaluated at a step; call it before that step's metrics row is appended."""
         append_jsonl(self / EVAL_EXAMPLES, rows)
 
+    def append_samples(self, rows: list[Row]) -> None:
+        """Append what was sampled at a step; call it before that step's metrics row is appended."""
+        append_jsonl(self / SAMPLES, rows)
+
     def append_later_evaluation(self, row: Row) -> None:
         append_jsonl(self / LATER_EVALUATIONS, [row], sync=True)
 
@@ -355,7 +378,7 @@ class RunDir:
     def append_checkpoint(self, record: CheckpointRecord) -> None:
         """Log a checkpoint whose state is complete. The rows before it are made durable first: a record never
         outruns its row."""
-        for name in (EVAL_EXAMPLES, METRICS):
+        for name in (*_BEFORE_METRICS, METRICS):
             sync_path(self / name)
         append_jsonl(self / CHECKPOINTS, [record.to_row()], sync=True)
 
@@ -370,7 +393,7 @@ class RunDir:
         They are appended to ``*.superseded.jsonl`` and made durable there before they are cut here, so that a crash
         in between loses nothing; moving the same rows twice writes them once.
         """
-        for name in (EVAL_EXAMPLES, METRICS):
+        for name in (*_BEFORE_METRICS, METRICS):
             rows, start = self._tail(name, from_step)
             aside = self / _superseded(name)
             cut_torn_line(aside)
@@ -391,9 +414,10 @@ class RunDir:
         """Whether a resume could not reproduce some rows of an earlier attempt."""
         return (self / _superseded(METRICS)).exists()
 
-    def cut_eval_examples(self, from_step: int) -> None:
+    def cut_evaluations(self, from_step: int) -> None:
         """Drop evaluations whose metrics row a crash prevented: they are about to be made again."""
-        cut_from(self / EVAL_EXAMPLES, self._tail(EVAL_EXAMPLES, from_step)[1])
+        for name in _BEFORE_METRICS:
+            cut_from(self / name, self._tail(name, from_step)[1])
 
 
 def _superseded(name: str) -> str:

@@ -37,7 +37,7 @@ class FakeTokenizer:
 
 
 class FakeFuture:
-    def __init__(self, client: "FakeClient"):
+    def __init__(self, client: Any):
         self._client = client
         self.value: Any = None
         self.done = False
@@ -50,6 +50,9 @@ class FakeFuture:
     async def result_async(self, timeout: float | None = None) -> Any:
         await asyncio.sleep(0)
         return self.result()
+
+    def __await__(self) -> Any:
+        return self.result_async().__await__()
 
 
 class _Saved:
@@ -121,6 +124,12 @@ class FakeClient:
     def save_weights_for_sampler(self, name: str) -> FakeFuture:
         return self._submit("save_weights_for_sampler", lambda: _Saved(f"checkpoints/{name}"))
 
+    def save_weights_and_get_sampling_client(self) -> FakeFuture:
+        return self._submit("save_weights_and_get_sampling_client", lambda: FakeSamplingClient(self.logits.copy()))
+
+    async def forward_async(self, data: list[Any], loss_fn: Any) -> FakeFuture:
+        return self.forward(data, loss_fn)
+
     def load(self, folder: Path, *, with_optimizer: bool) -> None:
         try:
             state = json.loads((folder / "state.json").read_text())
@@ -145,6 +154,30 @@ class FakeClient:
             for tokens in targets
         ]
         return tinker.ForwardBackwardOutput(loss_fn_output_type="ArrayRecord", loss_fn_outputs=outputs)
+
+
+class FakeSamplingClient:
+    """Gives the likeliest tokens, one after the other; its answers are there at once."""
+
+    def __init__(self, logits: np.ndarray):
+        self.logits = logits
+
+    def sample(self, prompt: Any, num_samples: int, sampling_params: Any) -> FakeFuture:
+        import tinker
+
+        tokens = np.argsort(-self.logits)[: sampling_params.max_tokens].astype(np.int32)
+        sequence = tinker.SampledSequence(stop_reason="length", sequence_id="", tokens_np=tokens)
+        return answered(tinker.SampleResponse(sequences=[sequence] * num_samples))
+
+    async def sample_async(self, prompt: Any, num_samples: int, sampling_params: Any) -> Any:
+        return await self.sample(prompt, num_samples, sampling_params)
+
+
+def answered(value: Any) -> FakeFuture:
+    """The answer to a request, which is there."""
+    answer = FakeFuture(None)
+    answer.value, answer.done = value, True
+    return answer
 
 
 @chz.chz
@@ -188,7 +221,7 @@ class FakeBackend(Backend):
         self.clients.append(client)
         return client
 
-    def close(self, client: FakeClient) -> None:
+    def close(self, client: Any) -> None:
         pass
 
     def checkpoint_path(self, run_path: Path, state_path: str) -> str:

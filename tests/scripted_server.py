@@ -64,6 +64,7 @@ class ScriptedServer:
         self.metadata: dict[str, str] = {}  # of the newest training run
         self._script: dict[str, _Scripted] = {}
         self._models: dict[str, _Model] = {}
+        self._samplers: dict[str, int] = {}  # the updates in the weights of each sampling session
         self._futures: dict[str, tuple[str, Answer]] = {}
         self._lock = threading.Lock()
         self._server = _Listener(("127.0.0.1", 0), self._handler())
@@ -131,7 +132,7 @@ class ScriptedServer:
 
     def _answer(self, method: str, path: str, body: bytes) -> Answer:
         path = path.removeprefix("/api/v1").removeprefix("/")
-        route = re.sub(r"(sessions|training_runs)/[^/]+", r"\1", path)
+        route = re.sub(r"(sessions|samplers|training_runs)/[^/]+", r"\1", path)
         if method in ("PUT", "DELETE"):
             route = f"{method} {route}"
         is_json = body[:1] == b"{"
@@ -191,6 +192,20 @@ class ScriptedServer:
             case "training_runs/checkpoints/external_weights/export/external_weights_urls":
                 urls = {name: f"{self.url}/files/{name}" for name in self.files}
                 return 200, {"urls": urls, "expires": "2099-01-01T00:00:00Z"}
+            case "save_weights_for_sampler" if asked.get("path") is None:
+                session = self._sampler(self._models[asked["model_id"]].num_updates)
+                return self._promise(route, (200, {"sampling_session_id": session, "type": route}))
+            case "create_sampling_session":
+                path = asked.get("model_path")
+                if path is not None and path not in self.states:
+                    return 404, {"detail": "no checkpoint at that path"}
+                num_updates = 0 if path is None else self.states[path]
+                return 200, {"sampling_session_id": self._sampler(num_updates), "type": route}
+            case "samplers":
+                return 200, {"sampler_id": "sampler", "base_model": "unigram", "model_path": None}
+            case "asample":
+                status, promised = self._promise(route, (200, self._sample(asked)))
+                return status, promised | {"sample_sequence_ids": [str(i) for i in range(asked["num_samples"])]}
             case "save_weights" | "save_weights_for_sampler":
                 kind = "weights" if route == "save_weights" else "sampler_weights"
                 path = f"tinker://{asked['model_id']}/{kind}/{asked['path']}"
@@ -209,6 +224,23 @@ class ScriptedServer:
         self._models[model_id] = _Model(self.states[asked["path"]] if route == "load_weights" else 0)
         self.metadata = asked.get("user_metadata") or {}
         return self._promise(route, (200, {"model_id": model_id, "type": route, "path": asked.get("path")}))
+
+    def _sampler(self, num_updates: int) -> str:
+        session = f"sampler-{len(self._samplers)}"
+        self._samplers[session] = num_updates
+        return session
+
+    def _sample(self, asked: Any) -> bytes:
+        """The number of updates that the weights have seen, as each token."""
+        from tinker.proto import tinker_public_pb2 as pb
+
+        response = pb.SampleResponse()
+        tokens = [self._samplers[asked["sampling_session_id"]]] * asked["sampling_params"]["max_tokens"]
+        for _ in range(asked["num_samples"]):
+            sequence = response.sequences.add()
+            sequence.stop_reason = pb.STOP_REASON_LENGTH
+            sequence.tokens = np.asarray(tokens, np.int32).tobytes()
+        return response.SerializeToString()
 
     def _promise(self, route: str, answer: Answer) -> Answer:
         request_id = str(len(self._futures))

@@ -38,6 +38,20 @@ class Saved(Protocol):
     def path(self) -> str: ...
 
 
+class SamplingClient(Protocol):
+    """Samples with weights that do not change, as in the Tinker SDK. ``sample_async`` is its older name."""
+
+    def sample(
+        self, prompt: tinker.ModelInput, num_samples: int, sampling_params: tinker.SamplingParams
+    ) -> Future[tinker.SampleResponse]:
+        """Continue ``prompt`` ``num_samples`` times.
+
+        The tokens of a sequence end with what it stopped at. Their log-probabilities are those at the temperature (of
+        0: at 1), before top_k and top_p.
+        """
+        ...
+
+
 class TrainingClient(Protocol):
     """The requests of the training loop, as in the Tinker SDK."""
 
@@ -59,6 +73,11 @@ class TrainingClient(Protocol):
 
     def save_weights_for_sampler(self, name: str) -> Future[Saved]:
         """Save weights alone, as they are after every request submitted so far."""
+        ...
+
+    def save_weights_and_get_sampling_client(self) -> Future[SamplingClient]:
+        """What samples with the weights as they are after every request submitted so far, for as long as this client
+        is there."""
         ...
 
 
@@ -128,8 +147,29 @@ class Backend:
         """
         raise NotImplementedError
 
+    def create_sampling_client(
+        self,
+        *,
+        model_name: str,
+        lora_rank: int,
+        seed: int,
+        numerics: dict[str, Any],
+        run_path: Path,
+        weights_path: str | None,
+    ) -> SamplingClient:
+        """A client that samples with saved weights. Writes nothing: the run may be trained meanwhile.
+
+        Args:
+            weights_path: A path of one of the run's checkpoint records; None: the model without a LoRA.
+
+        Raises:
+            CheckpointDamagedError: where ``weights_path`` is not what was saved.
+            BackendError, ConfigError: as :meth:`create_training_client`.
+        """
+        raise NotImplementedError
+
     def close(self, client: Any) -> None:
-        """Let go of the client: finish the request that runs, drop the others."""
+        """Let go of a client of either kind: finish the request that runs, drop the others."""
         raise NotImplementedError
 
     def checkpoint_path(self, run_path: Path, state_path: str) -> str:

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from harness.exceptions import ConfigError
-from harness.renderers.base import Message as Message
 from harness.renderers.base import Renderer as Renderer
 from harness.renderers.base import SupervisedExample as SupervisedExample
 from harness.renderers.base import TrainOnWhat as TrainOnWhat
 from harness.renderers.chat_template import ChatTemplateRenderer
 from harness.renderers.families import TEMPLATE_NAMES
 from harness.renderers.llama3 import Llama3Renderer
+from harness.renderers.messages import MessageDict as Message  # noqa: F401
+from harness.renderers.messages import get_text_content as get_text_content
 from harness.renderers.probes import differs_from_template
 from harness.renderers.qwen3 import Qwen3DisableThinkingRenderer, Qwen3InstructRenderer, Qwen3Renderer
 from harness.renderers.role_colon import RoleColonRenderer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, Required, TypedDict
 
 from harness.exceptions import RendererError
 
@@ -14,6 +14,17 @@ Message = Mapping[str, Any]
 
 ``content`` is a text or a list of parts, ``{"type": "text", "text": …}`` and ``{"type": "thinking", "thinking": …}``.
 """
+
+
+class MessageDict(TypedDict, total=False):
+    """The same as a class: ``Message(role="user", content="…")`` in scripts for tinker-cookbook."""
+
+    role: Required[str]
+    content: Required[Any]
+    reasoning_content: str
+    tool_calls: list[Any]
+    trainable: bool
+
 
 ROLES = ("assistant", "developer", "ipython", "system", "tool", "user")
 
@@ -34,6 +45,15 @@ class TrainOnWhat(StrEnum):
     ALL_USER_AND_SYSTEM_MESSAGES = "all_user_and_system_messages"
     CUSTOMIZED = "customized"
     """The messages whose ``trainable`` is true; every message must say."""
+
+
+def get_text_content(message: Message) -> str:
+    """What a message says: its text parts joined, without its thought.
+
+    Raises:
+        RendererError: where it is malformed.
+    """
+    return plain_messages([message])[0]["content"]
 
 
 def check_messages(messages: Sequence[Message]) -> None:

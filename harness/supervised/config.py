@@ -7,6 +7,7 @@ import chz
 
 from harness.backends import BackendFactory
 from harness.backends.base import Backend, OpenBackend
+from harness.eval.evaluators import EvaluatorBuilder
 from harness.lr_schedules import LRSchedule
 from harness.supervised.plan import LRPolicy
 from harness.supervised.types import SupervisedDatasetBuilder
@@ -76,6 +77,15 @@ class Config:
     eval_every: int = chz.field(
         default=10, doc="Updates between evaluations; one more follows the last; 0 = off.", metadata=_TUNABLE
     )
+    evaluator_builders: list[EvaluatorBuilder] = chz.field(
+        default_factory=list, doc="Build what else is measured at each evaluation.", metadata=_TUNABLE
+    )
+    infrequent_evaluator_builders: list[EvaluatorBuilder] = chz.field(
+        default_factory=list, doc="Build what is measured every infrequent_eval_every updates.", metadata=_TUNABLE
+    )
+    infrequent_eval_every: int = chz.field(
+        default=100, doc="As eval_every, for infrequent_evaluator_builders.", metadata=_TUNABLE
+    )
     save_every: int = chz.field(
         default=20,
         doc="Updates between checkpoints, besides one at each evaluation and the last; 0 = off.",
@@ -127,7 +137,7 @@ class Config:
         ):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: must be greater than 0")
-        not_negative = ("warmup_steps", "eval_every", "submit_ahead", "seed")
+        not_negative = ("warmup_steps", "eval_every", "infrequent_eval_every", "submit_ahead", "seed")
         not_negative += ("save_every", "save_every_tokens", "save_every_seconds", "rolling_save_every")
         for name in (*not_negative, "weight_decay", "grad_clip_norm"):
             if not getattr(self, name) >= 0:

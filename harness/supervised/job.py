@@ -13,6 +13,7 @@ from rich.console import Console
 
 from harness import run_dir
 from harness.backends.base import Backend, TrainingClient
+from harness.eval.responses import ResponsesEvaluator
 from harness.exceptions import (
     CheckpointDamagedError,
     ConfigError,
@@ -29,6 +30,7 @@ from harness.supervised.config import Config
 from harness.supervised.copies import trained_on
 from harness.supervised.custom import by_index
 from harness.supervised.datum import loss_weights
+from harness.supervised.evaluations import Evaluations, build_evaluators
 from harness.supervised.evaluators import NLLEvaluator, nll_evaluators
 from harness.supervised.plan import Plan
 from harness.supervised.progress import duration
@@ -53,6 +55,7 @@ class Work:
 
     Attributes:
         evaluators: One a test set; none where there is no test set or ``eval_every`` is 0.
+        evaluations: These and those that the config builds, with when they are due.
         plan: How many updates the whole run makes, and their learning rates.
         survey: Counts of the training set; None in a resume, which was told them at its first start.
         prices: None where no table was given.
@@ -60,6 +63,7 @@ class Work:
 
     batches: Batches
     evaluators: list[NLLEvaluator]
+    evaluations: Evaluations
     plan: Plan
     survey: Survey | None
     prices: Prices | None
@@ -116,7 +120,8 @@ def prepare(run: RunDir, config: Config, console: Console, recipe: str | None) -
     if config.eval_every and not evaluators:
         logger.warning("no test set: test/nll will not be measured (give test_size or test_file_path)")
 
-    data = data_fingerprints(batches, evaluators)
+    evaluations = evaluations_of(config, evaluators, test_sets)
+    data = data_fingerprints(batches, evaluations)
     is_new = not run.exists()
     if not is_new:
         provenance.check_same_data(run, data)
@@ -143,6 +148,7 @@ def prepare(run: RunDir, config: Config, console: Console, recipe: str | None) -
     return Job(
         batches=batches,
         evaluators=evaluators,
+        evaluations=evaluations,
         plan=plan,
         numerics=numerics,
         survey=counted,
@@ -163,15 +169,38 @@ def batches_of(config: Config, train_set: SupervisedDataset, tokenizer: Any) -> 
     )
 
 
-def data_fingerprints(batches: Batches, evaluators: Sequence[NLLEvaluator]) -> Row:
+def data_fingerprints(batches: Batches, evaluations: Evaluations) -> Row:
     """Of the data, by which a resume knows it again."""
-    return {"train": batches.dataset.fingerprint(), "test": {e.name: e.fingerprint for e in evaluators}}
+    tested = {e.name: e.fingerprint for e in evaluations.all if isinstance(e, NLLEvaluator)}
+    found: Row = {"train": batches.dataset.fingerprint(), "test": tested}
+    if fingerprints := evaluations.fingerprints():
+        found["evaluators"] = fingerprints
+    return found
 
 
 def plan_of(run: RunDir, config: Config, batches: Batches) -> Plan:
     """The updates that ``config`` asks for, of a run that is new or not."""
     total_steps = _total_steps(config, batches)
     return Plan.of_resumed_run(run, total_steps, config.lr_policy) if run.exists() else Plan.of_new_run(total_steps)
+
+
+def evaluations_of(config: Config, evaluators: list[NLLEvaluator], test_sets: TestSets) -> Evaluations:
+    """The evaluators of ``config`` beside those of the test sets; what is never due is not built."""
+    limit = config.backend.context_length(config.model_name)
+    cadences = []
+    for every, of_test_sets, builders in (
+        (config.eval_every, evaluators, config.evaluator_builders),
+        (config.infrequent_eval_every, [], config.infrequent_evaluator_builders),
+    ):
+        built = build_evaluators(builders, config.dataset_builder, test_sets) if every else []
+        for evaluator in built:
+            if isinstance(evaluator, ResponsesEvaluator) and limit is not None and evaluator.longest >= limit:
+                raise DataError(
+                    f"evaluator {evaluator.name}: a prompt has {evaluator.longest:,} tokens, and the context of "
+                    f"{config.model_name} is {limit:,}: leave it out"
+                )
+        cadences.append((every, [*of_test_sets, *built]))
+    return Evaluations(*cadences)
 
 
 def build_data(config: Config) -> tuple[SupervisedDataset, TestSets, Any]:

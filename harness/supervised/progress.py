@@ -91,17 +91,18 @@ class ProgressDisplay:
         is_trained = run_dir.TRAIN_NLL in row
         train = f"train {row[run_dir.TRAIN_NLL]:.4f}" if is_trained else ""
         test = "  ".join(f"{key.removesuffix('/nll')} {row[key]:.4f}" for key in row if run_dir.is_test_nll(key))
+        others = "  ".join(f"{key} {row[key]:.4g}" for key in row if not run_dir.is_own(key))  # of evaluators
         speed = f"{row[run_dir.NUM_TOKENS] / row[run_dir.TIME_STEP]:,.0f} tokens/s" if is_trained else ""
         done = step + is_trained
         if self._bar:
             self._tested = test or self._tested
             self._bar.update(self._task, completed=done, shown=_joined(train, self._tested, speed))
-            if test:
-                self._bar.console.print(_joined(f"step {step}", train, test))
+            if test or others:
+                self._bar.console.print(_joined(f"step {step}", train, test, others))
         else:
             left = (time.monotonic() - self._started) / max(1, done - self._first) * (self._total - done)
             remaining = f"{duration(left)} left" if done < self._total else ""
-            self._console.print(_joined(f"step {step}/{self._total}", train, test, speed, remaining))
+            self._console.print(_joined(f"step {step}/{self._total}", train, test, others, speed, remaining))
 
 
 def _joined(*parts: str) -> str:

@@ -141,6 +141,18 @@ def check_same_data(run: RunDir, data: Row) -> None:
                 f"{run}: the {split} data is not what the run was started with (fingerprint {before[split]} there, "
                 f"{data[split]} here): restore it, or {way}"
             )
+    _check_same_prompts(run, before, data)
+
+
+def _check_same_prompts(run: RunDir, before: Row, data: Row) -> None:
+    """Raise ConfigError where an evaluator of ``run`` has other data under the same name."""
+    for name, now in data.get("evaluators", {}).items():
+        was = before.get("evaluators", {}).get(name, now)
+        if was != now:
+            raise ConfigError(
+                f"{run}: the data of evaluator {name} is not what the run was started with (fingerprint {was} there, "
+                f"{now} here): restore it, or fork the run with an evaluator of another name"
+            )
 
 
 def recipe_name() -> str | None:

@@ -5,7 +5,9 @@ against the recorded one on what the config cannot change. Equal rows prove the 
 different one is moved aside with all that follow it, and the run is marked inexact.
 
 Counts, digests and learning rates must be equal; a loss may differ by the tolerance of the place: nothing where it
-computes the same bits, rounding on another processor, noise on a service, which :func:`noise_of` measures.
+computes the same bits, rounding on another processor, noise on a service, which :func:`noise_of` measures. What the
+harness's own evaluators sample is held where the place computes the same bits, and nowhere else: a last digit can turn
+a token. What evaluators of the user's return is never held: they may ask anybody.
 
 The limit: an optimiser that was not restored shows only from the second replayed row on.
 """
@@ -16,7 +18,7 @@ import dataclasses
 import logging
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from harness import run_dir
 from harness.exceptions import BackendError
@@ -80,8 +82,9 @@ class Ledger:
             )
         self._tested = run.test_nlls(tested)
         self._recorded = {row[run_dir.STEP]: row for row in run.metrics_from(next_step)}
-        run.cut_eval_examples(from_step=run.num_steps_recorded())
+        run.cut_evaluations(from_step=run.num_steps_recorded())
         self._evaluated = {_evaluation(row) for row in run.eval_examples_from(next_step)}  # a power cut can take one
+        self._sampled = {_sample(row) for row in run.samples(next_step)}
         self.tolerance = tolerance
         self.num_verified = 0
         self.exact: bool | None = None
@@ -114,8 +117,17 @@ class Ledger:
         best = min(until, key=until.__getitem__)
         return sum(tested > best for tested in until)
 
-    def write(self, row: Row, eval_rows: list[Row]) -> None:
-        """Write a row and what was evaluated for it, or keep the equal row that is there.
+    def write(
+        self,
+        row: Row,
+        eval_rows: Sequence[Row] = (),
+        samples: Sequence[Row] = (),
+        repeatable: Collection[str] = (),
+    ) -> None:
+        """Write a row and what was evaluated and sampled for it, or keep the equal row that is there.
+
+        Args:
+            repeatable: Metrics of the row that are held where the place computes the same bits.
 
         Raises:
             BackendError: where a number in it is not finite: nothing is written then.
@@ -127,11 +139,13 @@ class Ledger:
                     "grad_clip_norm, and give another log_path"
                 )
         eval_rows = [{run_dir.STEP: row[run_dir.STEP]} | r for r in eval_rows]
+        samples = [{run_dir.STEP: row[run_dir.STEP]} | r for r in samples]
         recorded = self._recorded.pop(row[run_dir.STEP], None)
         if recorded is not None:
             num_loss_tokens = {run_dir.test_key(r["set"], "nll"): sum(r["num_loss_tokens"]) for r in eval_rows}
-            difference = self._first_difference(recorded, row, num_loss_tokens)
+            difference = self._first_difference(recorded, row, num_loss_tokens, repeatable)
             if difference is None:
+                self._run.append_samples([r for r in samples if _sample(r) not in self._sampled])
                 self._run.append_eval_examples([r for r in eval_rows if _evaluation(r) not in self._evaluated])
                 if _is_trained(row) and _is_trained(recorded):
                     self._verified()
@@ -139,6 +153,7 @@ class Ledger:
                     self._run.complete_row(row | recorded)
                 return
             self._supersede(row[run_dir.STEP], difference)
+        self._run.append_samples(samples)
         self._run.append_eval_examples(eval_rows)
         self._run.append_metrics(row)
         if (nll := run_dir.first_test_nll(row)) is not None:
@@ -162,9 +177,9 @@ class Ledger:
         return f"{rows} {same}{few}"
 
     def _first_difference(
-        self, recorded: Row, row: Row, num_loss_tokens: Mapping[str, int]
+        self, recorded: Row, row: Row, num_loss_tokens: Mapping[str, int], repeatable: Collection[str]
     ) -> tuple[str, object, object] | None:
-        """``num_loss_tokens``: of each test NLL; the row has that of its own."""
+        """``num_loss_tokens``: of each test NLL; the row has that of its own. ``repeatable``: see :meth:`write`."""
         held = _HELD_EQUAL if _is_trained(recorded) and _is_trained(row) else ()
         for key in held:
             if recorded.get(key) != row.get(key):
@@ -179,6 +194,9 @@ class Ledger:
                     tolerance = tolerance.of_mean(num_loss_tokens.get(key) or row[run_dir.NUM_LOSS_TOKENS])
                 if difference > tolerance:
                     return key, before, now
+        for key in repeatable if self.tolerance == 0 else ():
+            if key in recorded and recorded[key] != row[key]:
+                return key, recorded[key], row[key]
         return None
 
     def _supersede(self, step: int, difference: tuple[str, object, object]) -> None:
@@ -222,6 +240,10 @@ def _is_trained(row: Mapping[str, object]) -> bool:
 
 def _is_loss(key: str) -> bool:
     return key == run_dir.TRAIN_NLL or run_dir.is_test_nll(key)
+
+
+def _sample(row: Row) -> tuple[int, str, str, int]:
+    return row[run_dir.STEP], row["evaluator"], row["id"], row["number"]
 
 
 def _evaluation(eval_row: Row) -> tuple[int, str]:

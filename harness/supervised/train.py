@@ -112,7 +112,7 @@ async def _update(updates: Updates, config: Config, job: Job, restored: Restored
 
         async with contextlib.aclosing(job.batches.after(position, ahead=config.submit_ahead + 1)) as batches:
             while step < job.plan.total_steps and not stop.signal:
-                evaluation = updates.evaluate_if_due(step)
+                evaluation = await updates.evaluate_if_due(step)
                 if evaluation and config.early_stop_patience:  # whether there is an update hangs on what it says
                     await finish(leave=0)
                     if await updates.stops_improving(evaluation):

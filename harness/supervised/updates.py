@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,13 @@ import tinker
 
 from harness import run_dir
 from harness.backends.base import Future, Saved
+from harness.eval.evaluators import Evaluator
 from harness.run_dir import CheckpointRecord, Row, RunDir
 from harness.supervised.batches import Batch, Position
 from harness.supervised.config import Config
 from harness.supervised.datum import Scorer
+from harness.supervised.evaluations import Evaluation, Measured
+from harness.supervised.evaluators import NLLEvaluator
 from harness.supervised.job import Job, Restored
 from harness.supervised.progress import Awaited
 from harness.supervised.provenance import now_ms
@@ -42,15 +45,6 @@ class Save:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What was asked of each evaluator, of the weights before update ``step``."""
-
-    step: int
-    asked_at: float
-    answers: list[Future[Any]]
-
-
-@dataclass(frozen=True)
 class Update:
     """An update under way. Its requests stand in the backend's queue in the order of these fields."""
 
@@ -65,7 +59,8 @@ class Update:
 
 
 class Updates:
-    """Submits updates and writes what came of them: evaluated examples, row, checkpoint record, in this order.
+    """Submits updates and writes what came of them: evaluated examples and samples, row, checkpoint record, in this
+    order.
 
     Attributes:
         awaited: The answer without which nothing goes on now.
@@ -99,9 +94,10 @@ class Updates:
             await self._calibrate(batch.data, batch.scorer)
         return batch
 
-    def evaluate_if_due(self, step: int) -> Evaluation | None:
+    async def evaluate_if_due(self, step: int) -> Evaluation | None:
         """Ask for an evaluation of the weights before update ``step``; None where none is due."""
-        return self._evaluate(step) if self._evaluation_due(step) else None
+        due = self._job.evaluations.due(step)
+        return await self._evaluate(step, due) if due else None
 
     def submit(self, step: int, batch: Batch, evaluation: Evaluation | None) -> Update:
         """Ask for update ``step``."""
@@ -134,7 +130,7 @@ class Updates:
 
     async def finish(self, update: Update) -> Row:
         """Wait for the answers to an update and write them."""
-        metrics, eval_rows = await self._read(update.evaluation)
+        measured = await self._read(update.evaluation)
         batch = update.batch
         with self._awaiting(f"step {update.step}"):
             score = batch.scorer.score(await update.forward_backward.result_async())
@@ -152,12 +148,12 @@ class Updates:
             run_dir.NUM_LOSS_TOKENS: sum(batch.scorer.num_loss_tokens),
             run_dir.TRAIN_NLL: score.mean_nll,
             run_dir.TRAIN_BPB: score.bits_per_byte,
-            **metrics,
+            **measured.metrics,
             run_dir.TIME_STEP: now - self._finished_at,
             run_dir.TIME_DATA: update.time_data,
         }
         self._finished_at = now
-        self._ledger.write(row, eval_rows)
+        self._ledger.write(row, measured.eval_rows, measured.samples, measured.repeatable)
         if self._logging and self._logging.done():
             await self._logging
         if update.save:
@@ -165,11 +161,13 @@ class Updates:
         return row
 
     async def stops_improving(self, evaluation: Evaluation) -> bool:
-        """Whether with this evaluation ``early_stop_patience`` is used up."""
-        metrics, _ = await self._read(evaluation)
-        nll = run_dir.first_test_nll(metrics)
-        assert nll is not None and self._config.early_stop_patience is not None
-        return self._ledger.evaluations_since_best(evaluation.step, nll) >= self._config.early_stop_patience
+        """Whether with this evaluation ``early_stop_patience`` is used up; one without a test NLL does not count."""
+        assert self._config.early_stop_patience is not None
+        nll = run_dir.first_test_nll((await self._read(evaluation)).metrics)
+        return (
+            nll is not None
+            and self._ledger.evaluations_since_best(evaluation.step, nll) >= self._config.early_stop_patience
+        )
 
     async def save(self, step: int, position: Position, *, final: bool) -> None:
         """Save the state before update ``step`` and wait until it is logged; where it was, note ``final``."""
@@ -183,7 +181,8 @@ class Updates:
                 self._run.append_checkpoint(final_record)
 
     async def aclose(self) -> None:
-        """Let go of a save that is not logged: nothing is written after this."""
+        """Let go of what is sampled, and of a save that is not logged: nothing is written after this."""
+        await self._job.evaluations.aclose()
         if self._logging:
             self._logging.cancel()
             await asyncio.wait([self._logging])
@@ -192,19 +191,21 @@ class Updates:
 
     async def finish_evaluation(self, evaluation: Evaluation | None, step: int, position: Position) -> Row | None:
         """Measure the weights after the last update, in a row of its own; None where nothing is evaluated."""
-        if not self._job.evaluators:
+        evaluations = self._job.evaluations
+        if not evaluations.all:
             return None
         for evaluator in self._job.evaluators[:1]:
             await self._calibrate(evaluator.data, evaluator.scorer)
-        metrics, eval_rows = await self._read(evaluation or self._evaluate(step))
+        others = [e for e in evaluations.all if evaluation is None or e not in evaluation.evaluators]
+        measured = await self._read(evaluation, await self._evaluate(step, others))
         row = {
             run_dir.STEP: step,
             run_dir.TS: now_ms(),
             run_dir.EPOCH: position.epoch,
             run_dir.PROGRESS: step / self._job.plan.total_steps,
-            **metrics,
+            **measured.metrics,
         }
-        self._ledger.write(row, eval_rows)
+        self._ledger.write(row, measured.eval_rows, measured.samples, measured.repeatable)
         return row
 
     def delete_others(self, newest_step: int) -> None:
@@ -245,32 +246,28 @@ class Updates:
                 passes = [scorer.score(await answer.result_async()).nll for answer in answers]
             self._ledger.tolerance = noise_of(passes, sum(scorer.num_loss_tokens))
 
-    def _evaluation_due(self, step: int) -> bool:
-        return bool(self._job.evaluators) and step % self._config.eval_every == 0
+    async def _evaluate(self, step: int, evaluators: Sequence[NLLEvaluator | Evaluator]) -> Evaluation:
+        self._used.evaluated += sum(e.scorer.num_tokens for e in evaluators if isinstance(e, NLLEvaluator))
+        with self._awaiting(f"the evaluation at step {step}"):
+            return await self._job.evaluations.ask(self._client, step, evaluators)
 
-    def _evaluate(self, step: int) -> Evaluation:
-        self._used.evaluated += sum(e.scorer.num_tokens for e in self._job.evaluators)
-        return Evaluation(step, time.monotonic(), [e.submit(self._client) for e in self._job.evaluators])
-
-    async def _read(self, evaluation: Evaluation | None) -> tuple[Row, list[Row]]:
-        """The metrics of an evaluation and its rows for eval_examples.jsonl."""
-        if evaluation is None:
-            return {}, []
-        metrics: Row = {}
-        eval_rows = []
-        for evaluator, answer in zip(self._job.evaluators, evaluation.answers, strict=True):
-            with self._awaiting(f"the evaluation at step {evaluation.step}"):
-                measured, row = evaluator.read(await answer.result_async())
-            metrics |= measured
-            eval_rows.append(row)
-        return metrics | {run_dir.TIME_EVAL: time.monotonic() - evaluation.asked_at}, eval_rows
+    async def _read(self, *asked: Evaluation | None) -> Measured:
+        """What evaluations of one step found, and how long they took."""
+        measured = Measured()
+        if not (evaluations := [evaluation for evaluation in asked if evaluation]):
+            return measured
+        with self._awaiting(f"the evaluation at step {evaluations[0].step}"):
+            for evaluation in evaluations:
+                measured = measured.plus(await evaluation.read())
+        seconds = time.monotonic() - evaluations[0].asked_at
+        return measured.plus(Measured({run_dir.TIME_EVAL: seconds}))
 
     def _save_if_due(self, next_step: int, position: Position) -> Save | None:
         """The last one is :meth:`save`'s."""
         due = save_due(
             self._config,
             next_step,
-            is_evaluated=self._evaluation_due(next_step),
+            is_evaluated=bool(self._job.evaluations.due(next_step)),
             tokens=self._tokens_since_save,
             seconds=time.monotonic() - self._saved_at,
         )

@@ -71,6 +71,7 @@ class Estimate:
         usage: From where it stands to its end.
         before: Of earlier attempts.
         sample: What the tokens are estimated from, in words; "" where they were counted.
+        num_uncounted: Evaluators beside those of the test sets: what they ask and sample is not known beforehand.
         num_kept: Checkpoints that stay at most.
         state_bytes: Of one; None where that is not known.
         prices: None where there is no price table.
@@ -79,6 +80,7 @@ class Estimate:
     usage: Usage
     before: Usage
     sample: str
+    num_uncounted: int
     num_kept: int
     state_bytes: int | None
     prices: Prices | None
@@ -90,6 +92,8 @@ class Estimate:
         saved = f"{_num(self.usage.checkpoints, 'checkpoint')} of {size}, at most {self.num_kept} kept"
         price = self._priced(self.usage, self._about)
         lines = [f"to use: {self._about}{self.usage}{by_sample}; {saved}{price}"]
+        if self.num_uncounted:
+            lines.append(f"not counted: what {_num(self.num_uncounted, 'evaluator')} of the config ask and sample")
         if self.before.steps:
             lines.append(f"used before: {self.before}{self._priced(self.before)}")
         return lines
@@ -144,19 +148,21 @@ def estimate(run: RunDir, config: Config, work: Work, checkpoint: CheckpointReco
     scale = max(1.0, num_steps / _MOST_STEPS)
     evaluators = work.evaluators
     an_evaluation = sum(evaluator.scorer.num_tokens for evaluator in evaluators)
-    is_evaluated = [bool(evaluators) and s % config.eval_every == 0 for s in range(step, step + len(lengths))]
-    num_saved = _num_saved(config, step, lengths, is_evaluated)
+    due = [work.evaluations.due(s) for s in range(step, step + len(lengths))]
+    num_evaluations = sum(any(evaluator in due_then for evaluator in evaluators) for due_then in due)
+    num_saved = _num_saved(config, step, lengths, list(map(bool, due)))
     num_there = sum(record.is_usable for record in run.checkpoints())
     return Estimate(
         usage=Usage(
             steps=round(scale * len(lengths)),
             trained=round(scale * sum(lengths)),
-            evaluated=(round(scale * sum(is_evaluated)) + 1) * an_evaluation,
+            evaluated=(round(scale * num_evaluations) + 1) * an_evaluation,
             measured=round(_measured(run, config, work, step, lengths)),
             checkpoints=round(scale * num_saved),
         ),
         before=_used_before(run, an_evaluation),
         sample=sample,
+        num_uncounted=len(work.evaluations.all) - len(evaluators),
         num_kept=most_kept(config.keep, num_there + num_saved, is_evaluated=bool(evaluators)),
         state_bytes=config.backend.state_bytes(config.model_name, config.lora_rank),
         prices=work.prices,

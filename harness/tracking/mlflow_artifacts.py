@@ -17,6 +17,7 @@ from harness.run_dir import (
     EXAMPLES,
     LATER_EVALUATIONS,
     METRICS,
+    SAMPLES,
     STEP,
     TRAIN_NLL,
     RunDir,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 FIGURE = "nll.png"
-FILES = (CONFIG, METRICS, CHECKPOINTS, EVAL_EXAMPLES, LATER_EVALUATIONS, ATTEMPTS, EXAMPLES)
+FILES = (CONFIG, METRICS, CHECKPOINTS, EVAL_EXAMPLES, SAMPLES, LATER_EVALUATIONS, ATTEMPTS, EXAMPLES)
 
 
 def upload(client: MlflowClient, run_id: str, run_dir: RunDir, uploaded: Mapping[str, str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import chz
@@ -17,7 +18,8 @@ from harness.backends.local.backend import LocalBackend
 from harness.backends.tinker_service import failures
 from harness.backends.tinker_service.backend import TinkerBackend
 from harness.derive import make_fork
-from harness.exceptions import ConfigError, DataError, ServiceError
+from harness.eval.evaluators import SamplingClientEvaluator
+from harness.exceptions import CheckpointDamagedError, ConfigError, DataError, ServiceError
 from harness.run_dir import RunDir
 from harness.supervised import progress, train
 from tests.fakes import WordsBuilder, byte_datum
@@ -478,3 +480,67 @@ def test_the_key_reaches_no_file_no_screen_and_no_error(server, tmp_path, monkey
     assert any(path.name == "mlflow.db" for path in written)
     for path in written:
         assert KEY.encode() not in path.read_bytes(), path
+
+
+# ---- sampling
+
+
+class Samples(SamplingClientEvaluator):
+    """The scripted server's samples are the number of updates in the weights."""
+
+    async def __call__(self, sampling_client):
+        prompt, params = tinker.ModelInput.from_ints([1, 2]), tinker.SamplingParams(max_tokens=2)
+        await asyncio.sleep(0.05)  # updates go on meanwhile
+        present = await sampling_client.sample(prompt, 1, params)
+        older = await sampling_client.sample_async(prompt=prompt, num_samples=2, sampling_params=params)
+        assert [sequence.tokens for sequence in older.sequences] == [present.sequences[0].tokens] * 2
+        assert sampling_client.get_base_model() == "unigram"  # the SDK's own
+        return {"updates": present.sequences[0].tokens[0]}
+
+
+def test_evaluators_sample_with_the_weights_of_their_step(server, tmp_path):
+    trained = run(on(server, tmp_path / "r", submit_ahead=3, evaluator_builders=[Samples]))
+    assert [(row["step"], row["updates"]) for row in trained.metrics() if "updates" in row] == [
+        (0, 0), (2, 2), (4, 4), (5, 5)
+    ]  # fmt: skip
+    ephemeral = [save for save in server.asked("save_weights_for_sampler") if save.get("path") is None]
+    assert len(ephemeral) == 4
+
+
+def test_a_sample_that_is_rejected_is_one_line_with_the_last_checkpoint(server, tmp_path, capsys):
+    rejected = (400, {"detail": "max_tokens is too large"})
+    server.fail("asample", rejected, when=lambda asked: asked["sampling_session_id"] == "sampler-2")  # of step 4
+    said = failure(on(server, tmp_path / "r", evaluator_builders=[Samples]))
+    assert said.startswith(f"{server.url}: a sample after 2 tokens: rejected (400: max_tokens is too large): mend that")
+    assert "; last checkpoint: 00000" in said
+    assert "max_tokens is too large" not in capsys.readouterr().out  # it is told once, by who catches it
+
+
+def test_a_sample_that_never_comes_is_given_up_after_the_limit(server, tmp_path):
+    server.fail("future of asample", TRY_AGAIN)
+    said = failure(on(server, tmp_path / "r", timeout_seconds=0.5, evaluator_builders=[Samples]))
+    assert "a sample after 2 tokens: no answer within backend.timeout_seconds" in said
+
+
+def sampled(server, path: str | None) -> list[int]:
+    backend = TinkerBackend(base_url=server.url)
+    client = backend.create_sampling_client(
+        model_name="unigram", lora_rank=32, seed=0, numerics={}, run_path=Path("r"), weights_path=path
+    )
+    params = tinker.SamplingParams(max_tokens=1)
+    tokens = client.sample(tinker.ModelInput.from_ints([1]), 1, params).result().sequences[0].tokens
+    backend.close(client)
+    return tokens
+
+
+def test_saved_weights_are_sampled_with_and_a_state_is_loaded_for_it(server, tmp_path):
+    trained = run(on(server, tmp_path / "r"))
+    *_, before, last = trained.checkpoints()
+    assert last.sampler_path and before.sampler_path is None
+    assert sampled(server, last.sampler_path) == [5]
+    assert len(server.asked("load_weights")) == 0
+    assert sampled(server, before.state_path) == [4]
+    assert len(server.asked("load_weights")) == 1
+    assert sampled(server, None) == [0]
+    with pytest.raises(CheckpointDamagedError, match="tinker://a/sampler_weights/b: no checkpoint at that path: take"):
+        sampled(server, "tinker://a/sampler_weights/b")

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 
 import pytest
@@ -122,6 +123,39 @@ def test_a_server_that_deletes_nothing_says_so_when_a_run_is_pruned(whole, workp
     assert "not deleted with the service: 000002, " in line
     assert line.endswith("(it deletes no checkpoints on request)")
     assert all(record.is_usable for record in run.checkpoints())
+
+
+SAMPLED = """
+from harness import cli
+from harness.eval.responses import ResponsesBuilder
+from harness.supervised import train
+from recipes import sl_basic
+
+greedy = ResponsesBuilder(name="greedy", file_path="asked.jsonl", max_tokens=6)
+cli.entrypoint(sl_basic.build_config_blueprint().apply({"evaluator_builders": [greedy]}), train.main)
+"""
+
+
+def test_evaluators_sample_there_and_chat_says_the_same_with_any_checkpoint(recipe, workplace):
+    (workplace.folder / "sampled.py").write_text(SAMPLED)
+    message = {"role": "user", "content": "what of paris?"}
+    (workplace.folder / "asked.jsonl").write_text(json.dumps({"messages": [message]}) + "\n")
+    _, *arguments = recipe("sampled", "max_steps=4", "learning_rate=1e-2", "mirror=false")
+    workplace.run("sampled", *arguments)
+    run = RunDir(workplace.folder / "runs/tinker/sampled")
+    assert [row["step"] for row in run.metrics() if "eval/greedy/num_tokens" in row] == [0, 3, 4]
+    said = {row["step"]: row["sample"] for row in run.samples()}
+    assert said.keys() == {0, 3, 4} and said[0] != said[4]
+    paths = {record.step: record.sampler_path for record in run.checkpoints()}
+    assert paths[3] is None and paths[4]  # a state alone is loaded to be sampled
+    for step in (3, 4):
+        chat = ("harness", "chat", str(run), "--at", str(step), "--temperature", "0", "--max-tokens", "6")
+        done = subprocess.run(
+            workplace.command(*chat), cwd=workplace.folder, env=workplace.env, capture_output=True, text=True,
+            input=message["content"] + "\n", timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == said[step].removesuffix("<|im_end|>") + "\n"
 
 
 def test_two_runs_at_once_are_each_what_they_are_alone(whole, recipe, workplace):

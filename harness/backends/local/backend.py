@@ -17,6 +17,7 @@ from harness.hyperparam_utils import lora_parameters
 
 if TYPE_CHECKING:
     from harness.backends.local.client import LocalTrainingClient
+    from harness.backends.local.sampling_client import LocalSamplingClient
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,27 @@ class LocalBackend(Backend):
 
         return LocalTrainingClient(make_engine, run_path)
 
-    def close(self, client: LocalTrainingClient) -> None:
+    def create_sampling_client(
+        self,
+        *,
+        model_name: str,
+        lora_rank: int,
+        seed: int,
+        numerics: dict[str, Any],
+        run_path: Path,
+        weights_path: str | None,
+    ) -> LocalSamplingClient:
+        client = self.create_training_client(
+            model_name=model_name,
+            lora_rank=lora_rank,
+            seed=seed,
+            numerics=numerics,
+            run_path=run_path / "nothing is saved",  # the run's own checkpoints are its trainer's to settle
+            weights_path=None if weights_path is None else str(run_path / weights_path),
+        )
+        return client.save_weights_and_get_sampling_client().result()
+
+    def close(self, client: LocalTrainingClient | LocalSamplingClient) -> None:
         client.close()
 
     def checkpoint_path(self, run_path: Path, state_path: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from harness.backends.local import checkpoint
+from harness.backends.local.sampling_client import LocalSamplingClient
 from harness.exceptions import BackendError
 from harness.run_dir import CHECKPOINTS_DIR
 
@@ -103,6 +104,19 @@ class LocalTrainingClient:
         the answer; else they go to ``checkpoints/<name>-weights``, since they must not replace a state."""
         return self._submit_save("save_weights_for_sampler", lambda: self._copy_weights(name))
 
+    def save_weights_and_get_sampling_client(self) -> LocalFuture[LocalSamplingClient]:
+        """What samples with the weights as they are after every request submitted so far. It keeps a copy of the LoRA
+        in memory; what it is asked for runs in its place among the other requests."""
+
+        def make() -> LocalSamplingClient:
+            return LocalSamplingClient(self._engine.sampler(), lambda run: self._enqueue("sample", run), self.close)
+
+        return self._submit("save_weights_and_get_sampling_client", make)
+
+    async def forward_async(self, data: list[tinker.Datum], loss_fn: str) -> LocalFuture[tinker.ForwardBackwardOutput]:
+        """:meth:`forward` by the name that it had in older SDKs."""
+        return self.forward(data, loss_fn)
+
     def close(self) -> None:
         """Finish a write under way, and no more than the micro-batch of what else runs; drop the other requests."""
         for thread in (self._writer, self._worker):
@@ -112,6 +126,9 @@ class LocalTrainingClient:
             thread.shutdown()
 
     def _submit(self, request: str, run: Callable[[], T]) -> LocalFuture[T]:
+        return LocalFuture(self._enqueue(request, run))
+
+    def _enqueue(self, request: str, run: Callable[[], T]) -> concurrent.futures.Future[T]:
         def run_unless_failed() -> T:
             _raise_after(self._failed or self._unwritten, request)
             try:
@@ -120,7 +137,7 @@ class LocalTrainingClient:
                 self._failed = request, error
                 raise
 
-        return LocalFuture(self._worker.submit(run_unless_failed))
+        return self._worker.submit(run_unless_failed)
 
     def _submit_save(self, request: str, copy: Callable[[], tuple[str, Write | None]]) -> LocalFuture[Saved]:
         """``copy`` answers with the checkpoint's name, and what writes it unless a save before this one does."""

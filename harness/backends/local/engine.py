@@ -18,6 +18,7 @@ from harness.backends.local import checkpoint, torch_setup
 from harness.backends.local.logprobs import TokenLogprobs
 from harness.backends.local.microbatch import Sequence, pad, plan, read_datum
 from harness.backends.local.model import load_lora_model
+from harness.backends.local.sampler import Sampler
 from harness.exceptions import BackendError, CheckpointDamagedError
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -37,6 +38,7 @@ class Engine:
         self.model_name = model_name
         self.num_steps = 0
         self.closing = threading.Event()
+        self._seed = seed
         self._micro_batch_tokens: int = numerics["micro_batch_tokens"]
         self._device = torch_setup.device(numerics)
         self._model = load_lora_model(
@@ -154,6 +156,12 @@ class Engine:
         self._optimizer.zero_grad(set_to_none=False)
         self.num_steps += 1
         return tinker.OptimStepResponse(metrics={"grad_norm": norm.item()})
+
+    def sampler(self) -> Sampler:
+        """What samples with the weights as they are now, whatever is trained later."""
+        return Sampler(
+            self, self._model, seed=self._seed, max_length=self._max_length, batch_tokens=self._micro_batch_tokens
+        )
 
     # ---- saving and loading
 

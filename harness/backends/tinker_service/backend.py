@@ -17,7 +17,7 @@ from harness.exceptions import CheckpointDamagedError, ConfigError
 from harness.model_info import near_matches
 
 if TYPE_CHECKING:
-    from harness.backends.tinker_service.client import ServiceTrainingClient
+    from harness.backends.tinker_service.client import ServiceSamplingClient, ServiceTrainingClient
     from harness.backends.tinker_service.server import Server
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ _WEEK = 7 * 24 * 3600
 _TTL_RANGE = (3600, 10 * 365 * 24 * 3600)  # as the service takes it: an hour to ten years
 _CLOSE_SECONDS = 5.0
 _SCHEME = "tinker://"
+_OF_A_STATE = "/weights/"  # in its path; how a server names weights to sample with differs
 _PLACE: dict[str, Any] = {"place": True}  # does not change the numbers
 
 
@@ -148,7 +149,48 @@ class TinkerBackend(Backend):
             describe=describe,
         )
 
-    def close(self, client: ServiceTrainingClient) -> None:
+    def create_sampling_client(
+        self,
+        *,
+        model_name: str,
+        lora_rank: int,
+        seed: int,
+        numerics: dict[str, Any],
+        run_path: Path,
+        weights_path: str | None,
+    ) -> ServiceSamplingClient:
+        """See :meth:`Backend.create_sampling_client`. A state without weights for sampling beside it is loaded to be
+        trained, and its weights saved from there."""
+        import tinker
+
+        from harness.backends.tinker_service.client import ServiceSamplingClient
+
+        if weights_path is not None and _OF_A_STATE in weights_path:
+            training_client = self.create_training_client(
+                model_name=model_name,
+                lora_rank=lora_rank,
+                seed=seed,
+                numerics=numerics,
+                run_path=run_path,
+                weights_path=weights_path,
+            )
+            return training_client.save_weights_and_get_sampling_client().result()
+        service = tinker.ServiceClient(base_url=self.base_url)
+        base_model = model_name if weights_path is None else None  # servers take one of them
+        doing = f"loading {weights_path or model_name}"
+        with failures.in_plain_words(doing, self._server.address):
+            try:
+                creating = self._server.worker.submit(
+                    lambda: service.create_sampling_client(model_path=weights_path, base_model=base_model).result()
+                )
+                client = waiting.wait(creating, doing, self._server.address, self.timeout_seconds)
+            except Exception as error:
+                if weights_path is not None and failures.is_gone(error):
+                    raise CheckpointDamagedError(f"{weights_path}: {failures.said(error)}: take another") from error
+                raise
+        return ServiceSamplingClient(service, client, self._server.address, self.timeout_seconds)
+
+    def close(self, client: ServiceTrainingClient | ServiceSamplingClient) -> None:
         """End the session, so that the server lets go of the model. What is under way is dropped."""
         error = sys.exc_info()[1]  # what the run ends with
         status = "success" if error is None else "errored" if isinstance(error, Exception) else "interrupted"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from harness.backends.base import Saved
@@ -60,6 +61,9 @@ class ServiceFuture(Generic[T]):
                 if self._data and failures.is_rejection(error) and (found := await self._data.find()):
                     raise ServiceError(f"{self._where}: {self._doing}: {found}") from error
                 raise
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self.result_async().__await__()
 
 
 class Rejected:
@@ -149,6 +153,31 @@ class ServiceTrainingClient:
         saved = self._client.save_weights_external(name, ttl_seconds=_COPY_TTL_SECONDS)
         return self._future(saved, f"save_weights_external {name}")
 
+    def save_weights_and_get_sampling_client(self) -> ServiceFuture[ServiceSamplingClient]:
+        """What samples with the weights as they are after every request submitted so far; the SDK takes its place in
+        the queue at once."""
+        made = self._client.save_weights_and_get_sampling_client().future()
+        client: concurrent.futures.Future[ServiceSamplingClient] = concurrent.futures.Future()
+        made.add_done_callback(lambda done: self._wrap(done, client))
+        doing = "save_weights_and_get_sampling_client"
+        return ServiceFuture(client, doing, self._server.address, self._limit)
+
+    async def forward_async(
+        self, data: list[tinker.Datum], loss_fn: Any
+    ) -> ServiceFuture[tinker.ForwardBackwardOutput]:
+        """:meth:`forward` by the name that it had in older SDKs."""
+        return self.forward(data, loss_fn)
+
+    def _wrap(
+        self,
+        done: concurrent.futures.Future[tinker.SamplingClient],
+        client: concurrent.futures.Future[ServiceSamplingClient],
+    ) -> None:
+        if error := done.exception():
+            client.set_exception(error)
+        else:
+            client.set_result(ServiceSamplingClient(self.service, done.result(), self._server.address, self._limit))
+
     def _on_data(
         self, request: str, future: tinker.APIFuture[Any], data: list[tinker.Datum]
     ) -> ServiceFuture[tinker.ForwardBackwardOutput]:
@@ -166,3 +195,31 @@ class ServiceTrainingClient:
 
     def _future(self, future: tinker.APIFuture[Any], doing: str) -> ServiceFuture[Any]:
         return ServiceFuture(future.future(), doing, self._server.address, self._limit)
+
+
+class ServiceSamplingClient:
+    """A ``SamplingClient`` (see :mod:`harness.backends.base`) over the SDK's, which has all that this one has not."""
+
+    def __init__(self, service: tinker.ServiceClient, client: tinker.SamplingClient, where: str, limit: float | None):
+        logging.getLogger("tinker.lib.retry_handler").setLevel(logging.CRITICAL)  # it would tell a failure once more
+        self.service = service
+        self._client = client
+        self._where = where
+        self._limit = limit
+
+    def sample(
+        self, prompt: tinker.ModelInput, num_samples: int, sampling_params: tinker.SamplingParams, **more: Any
+    ) -> ServiceFuture[tinker.SampleResponse]:
+        """Continue ``prompt`` ``num_samples`` times; ``more`` as the SDK's ``sample`` has it."""
+        answer = self._client.sample(prompt, num_samples, sampling_params, **more)
+        doing = f"a sample after {prompt.length} tokens"
+        return ServiceFuture(answer.future(), doing, self._where, self._limit)
+
+    async def sample_async(
+        self, prompt: tinker.ModelInput, num_samples: int, sampling_params: tinker.SamplingParams, **more: Any
+    ) -> tinker.SampleResponse:
+        """:meth:`sample` by the name that it had in older SDKs."""
+        return await self.sample(prompt, num_samples, sampling_params, **more)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)

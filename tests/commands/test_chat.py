@@ -1,0 +1,112 @@
+"""Talking with the tiny model: what it says is noise, and the same noise each time."""
+
+import json
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from harness.__main__ import main
+from harness.backends.local.backend import LocalBackend
+from harness.run_dir import RunDir
+from harness.supervised.data import FromConversationFileBuilder
+from harness.supervised.types import ChatDatasetBuilderCommonConfig
+from tests.supervised.runs import config, run
+from tests.tiny_model import make_tiny_model
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Eight updates on one question and its answer, learned by heart."""
+    folder = tmp_path_factory.mktemp("world")
+    model = str(make_tiny_model(folder / "tiny"))
+    turns = [{"role": "user", "content": "France?"}, {"role": "assistant", "content": "Paris"}]
+    turns += [{"role": "user", "content": "and?"}, {"role": "assistant", "content": "the sea"}]
+    (folder / "data.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 80)
+    common_config = ChatDatasetBuilderCommonConfig(
+        model_name_for_tokenizer=model, renderer_name="chat_template", max_length=100, batch_size=4
+    )
+    return run(
+        config(
+            folder / "run",
+            model_name=model,
+            dataset_builder=FromConversationFileBuilder(
+                common_config=common_config, file_path=str(folder / "data.jsonl")
+            ),
+            backend=LocalBackend(dtype="float32", num_threads=1),
+            num_epochs=2,
+            learning_rate=1e-2,
+            lr_schedule="constant",
+            lora_rank=8,
+            eval_every=0,
+            save_every=4,
+            keep="all",
+            evaluator_builders=[lambda: None],  # never due, and not to be made again
+        )
+    )
+
+
+def chat(*arguments, said="France?\n"):
+    return CliRunner().invoke(main, ["chat", *map(str, arguments)], input=said)
+
+
+def test_it_says_what_it_learned_turn_by_turn(trained):
+    done = chat(trained, "--temperature", 0, said="France?\n\n  and? \n")
+    assert done.exit_code == 0, done.output
+    assert done.stdout == "Paris\nthe sea\n"
+    assert done.stderr == f"{trained}, checkpoint 000040; Ctrl-D ends\n"
+
+
+def test_an_earlier_checkpoint_says_something_else_and_is_cut(trained):
+    done = chat(trained, "--at", 4, "--max-tokens", 3, "--temperature", 0)
+    assert done.exit_code == 0
+    assert done.stdout != "Paris\n"
+    assert "checkpoint 000004" in done.stderr and "(cut at 3 tokens: --max-tokens)" in done.stderr
+
+
+def test_the_same_words_get_the_same_answer_until_the_seed_is_another(trained):
+    def answer(seed):
+        return chat(trained, "--at", 4, "--temperature", 2, "--max-tokens", 12, "--seed", seed).stdout
+
+    assert answer(1) == answer(1)
+    assert answer(1) != answer(2)
+
+
+def test_a_run_that_is_being_trained_may_be_talked_with(trained):
+    with trained.lock():
+        assert chat(trained, "--temperature", 0).stdout == "Paris\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["nowhere"], "error: nowhere: no config.json: not a run directory"),
+        (["run", "--at", "5"], "error: run: no checkpoint at 5: there is 4, 8, 12, 16, 20, 24, 28, 32, 36, 40 (or say"),
+        (["run", "--at", "best"], "error: run: no checkpoint at best: there is 4, "),
+        (["damaged"], "damaged/checkpoints/000040/adapter_model.safetensors: not what was saved: take another"),
+        (["words"], "error: words: its dataset_builder has no common_config that says how a conversation is rendered"),
+        (["run", "--max-tokens", "0"], "Error: Invalid value for '--max-tokens': 0 is not in the range x>=1."),
+        (["run", "--temperature", "-1"], "Error: Invalid value for '--temperature': -1.0 is not in the range x>=0."),
+    ],
+)
+def test_a_mistake_is_one_line(trained, tmp_path, monkeypatch, arguments, error):
+    monkeypatch.chdir(tmp_path)
+    for name in ("run", "damaged", "words"):
+        shutil.copytree(trained.path, name)
+    adapter = tmp_path / "damaged/checkpoints/000040/adapter_model.safetensors"
+    adapter.write_bytes(adapter.read_bytes()[:-1])
+    document = RunDir("words").config()
+    document["config"]["dataset_builder"] = {"type": "tests.fakes:WordsBuilder"}
+    (tmp_path / "words/config.json").write_text(json.dumps(document))
+    done = chat(*arguments)
+    assert done.exit_code == 2
+    assert error in done.stderr.splitlines()[-1]
+    assert done.stdout == ""
+
+
+def test_a_conversation_that_outgrows_the_context_ends_with_one_line(trained):
+    done = chat(trained, "--max-tokens", 5, said="France?\n" + "sea " * 300 + "\n")
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[-1].startswith("error: a prompt of ")
+    assert done.stderr.splitlines()[-1].endswith("and the model's context is 256: shorten it")
+    assert len(done.stdout.splitlines()) == 1
