@@ -121,6 +121,7 @@ def prepare(run: RunDir, config: Config, console: Console, recipe: str | None) -
         logger.warning("no test set: test/nll will not be measured (give test_size or test_file_path)")
 
     evaluations = evaluations_of(config, evaluators, test_sets)
+    _check_prompts(config, evaluations)
     data = data_fingerprints(batches, evaluations)
     is_new = not run.exists()
     if not is_new:
@@ -186,19 +187,12 @@ def plan_of(run: RunDir, config: Config, batches: Batches) -> Plan:
 
 def evaluations_of(config: Config, evaluators: list[NLLEvaluator], test_sets: TestSets) -> Evaluations:
     """The evaluators of ``config`` beside those of the test sets; what is never due is not built."""
-    limit = config.backend.context_length(config.model_name)
     cadences = []
     for every, of_test_sets, builders in (
         (config.eval_every, evaluators, config.evaluator_builders),
         (config.infrequent_eval_every, [], config.infrequent_evaluator_builders),
     ):
         built = build_evaluators(builders, config.dataset_builder, test_sets) if every else []
-        for evaluator in built:
-            if isinstance(evaluator, ResponsesEvaluator) and limit is not None and evaluator.longest >= limit:
-                raise DataError(
-                    f"evaluator {evaluator.name}: a prompt has {evaluator.longest:,} tokens, and the context of "
-                    f"{config.model_name} is {limit:,}: leave it out"
-                )
         cadences.append((every, [*of_test_sets, *built]))
     return Evaluations(*cadences)
 
@@ -353,6 +347,17 @@ def _check_lengths(config: Config, counted: Survey, evaluators: list[NLLEvaluato
             f"an example has {longest:,} tokens, and the context of {config.model_name} is {limit:,}: "
             f"set max_length={limit}"
         )
+
+
+def _check_prompts(config: Config, evaluations: Evaluations) -> None:
+    prompted = [evaluator for evaluator in evaluations.all if isinstance(evaluator, ResponsesEvaluator)]
+    limit = config.backend.context_length(config.model_name) if prompted else None
+    for evaluator in prompted:
+        if limit is not None and evaluator.longest >= limit:
+            raise DataError(
+                f"evaluator {evaluator.name}: a prompt has {evaluator.longest:,} tokens, and the context of "
+                f"{config.model_name} is {limit:,}: leave it out"
+            )
 
 
 def _warn_of_overlap(train_set: SupervisedDataset, counted: Survey, evaluators: list[NLLEvaluator]) -> None:
