@@ -19,7 +19,7 @@ from tests.tiny_model import make_tiny_model
 
 PYTHON = ROOT / ".skyrl" / "bin" / "python"
 STEPS = 8
-LIMITS = {"max_lora_adapters": 8, "max_lora_rank": 8, "train_micro_batch_size": 4, "sample_max_num_sequences": 4}
+LIMITS = {"max_lora_rank": 8, "train_micro_batch_size": 4, "sample_max_num_sequences": 4}
 
 
 @pytest.fixture(scope="module")
