@@ -26,7 +26,7 @@ _REQUIRED = ("torch", "peft")
 
 @chz.chz
 class LocalBackend(Backend):
-    """Train a LoRA on every linear layer but the head, with torch in this process."""
+    """Train a LoRA with torch in this process."""
 
     name: ClassVar[str] = "local"
     measures_time: ClassVar[bool] = True
@@ -37,9 +37,16 @@ class LocalBackend(Backend):
     )
     num_threads: int | None = chz.field(default=None, doc="Threads of torch. None: torch's own choice.")
     micro_batch_tokens: int = chz.field(
-        default=1024, doc="Most tokens, padding included, that go through the model at once. Bounds the memory."
+        default=2048,
+        doc="Most tokens that go through the model at once. Bounds the memory: of a longer sequence, what the layers "
+        "compute is computed again instead of kept.",
     )
+    eval_micro_batch_tokens: int = chz.field(default=8192, doc="The same for evaluation, where little is kept.")
     lora_alpha: int = chz.field(default=32, doc="The LoRA's output is scaled by lora_alpha / lora_rank. 32 as Tinker.")
+
+    train_attn: bool = chz.field(default=True, doc="Train a LoRA on the attention layers.")
+    train_mlp: bool = chz.field(default=True, doc="Train a LoRA on the MLP layers.")
+    train_unembed: bool = chz.field(default=False, doc="Train a LoRA on the head.")
 
     def check(self, model_name: str) -> None:
         from harness.backends.local.model import check_model
@@ -49,10 +56,12 @@ class LocalBackend(Backend):
             raise BackendError(f"backend=local needs {', '.join(missing)}: pip install 'sft-harness[local]'")
         if self.dtype not in (None, "bfloat16", "float32"):
             raise ConfigError(f"backend.dtype={self.dtype}: bfloat16 or float32")
-        for option in ("num_threads", "micro_batch_tokens", "lora_alpha"):
+        for option in ("num_threads", "micro_batch_tokens", "eval_micro_batch_tokens", "lora_alpha"):
             value = getattr(self, option)
             if value is not None and value < 1:
                 raise ConfigError(f"backend.{option}={value}: must be at least 1")
+        if not (self.train_attn or self.train_mlp or self.train_unembed):
+            raise ConfigError("backend.train_attn, train_mlp and train_unembed are all false: nothing to train")
         check_model(model_name)
         # Read when torch is loaded, so set here, before it is. Threads that wait for each other by spinning keep each
         # other from running where the processors are shared: a step was seen to take thirty times as long.
@@ -76,6 +85,7 @@ class LocalBackend(Backend):
             "dtype": self.dtype or torch_setup.best_dtype(here["device"]),
             "num_threads": self.num_threads or torch_setup.default_num_threads(),
             "micro_batch_tokens": self.micro_batch_tokens,
+            "eval_micro_batch_tokens": self.eval_micro_batch_tokens,
             "lora_alpha": self.lora_alpha,
         }
 
@@ -102,16 +112,19 @@ class LocalBackend(Backend):
         from harness.backends.local import torch_setup
         from harness.backends.local.client import LocalTrainingClient
         from harness.backends.local.engine import Engine
+        from harness.backends.local.model import Layers
 
         for name, (there, here) in torch_setup.differences(numerics).items():
             logger.warning("%s is %s, the run was started on %s: last digits may differ", name, here, there)
         if numerics["num_threads"] > (os.cpu_count() or 1):  # fewer would give other bits
             logger.warning("%s threads compute on %s processors: slowly", numerics["num_threads"], os.cpu_count())
 
+        layers = Layers(attn=self.train_attn, mlp=self.train_mlp, unembed=self.train_unembed)
+
         def make_engine() -> Engine:
             torch_setup.apply(numerics)
             try:
-                engine = Engine(model_name, lora_rank=lora_rank, seed=seed, numerics=numerics)
+                engine = Engine(model_name, lora_rank=lora_rank, layers=layers, seed=seed, numerics=numerics)
             except (MemoryError, RuntimeError) as error:
                 if isinstance(error, RuntimeError) and "memory" not in str(error):
                     raise

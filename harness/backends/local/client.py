@@ -160,6 +160,7 @@ class LocalTrainingClient:
 
     def _copy_state(self, name: str) -> tuple[str, Write]:
         self._last_state = name, self._engine.num_steps
+        self._engine.last_state = f"{CHECKPOINTS_DIR}/{name}"
         return name, self._engine.snapshot(with_optimizer=True)
 
     def _copy_weights(self, name: str) -> tuple[str, Write | None]:

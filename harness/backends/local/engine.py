@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import functools
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,19 @@ import numpy as np
 import safetensors.torch
 import tinker
 import torch
+from torch.utils.checkpoint import checkpoint as recomputed
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from harness.backends.local import checkpoint, torch_setup
-from harness.backends.local.logprobs import TokenLogprobs
-from harness.backends.local.microbatch import Sequence, pad, plan, read_datum
-from harness.backends.local.model import load_lora_model
+from harness.backends.local.head import Head
+from harness.backends.local.layout import decode, goes_end_to_end
+from harness.backends.local.microbatch import Sequence, plan, read_datum
+from harness.backends.local.model import Layers, load_lora_model
 from harness.backends.local.sampler import Sampler
 from harness.exceptions import BackendError, CheckpointDamagedError
 
+_RECOMPUTED = functools.partial(recomputed, use_reentrant=False, preserve_rng_state=False)
+_NAMED = 5  # examples in an error
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _ADAPTER_MUST_AGREE = ("r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
 
@@ -32,14 +39,17 @@ class Engine:
         num_steps: Optimiser steps made, those before a loaded state included.
         parameters: The LoRA's tensors by the name that PEFT gives them in an adapter's file.
         closing: Once another thread has set it, :meth:`forward` raises CancelledError at its next micro-batch.
+        last_state: The state that was saved or loaded last, for an error to name.
     """
 
-    def __init__(self, model_name: str, *, lora_rank: int, seed: int, numerics: dict[str, Any]):
+    def __init__(self, model_name: str, *, lora_rank: int, layers: Layers, seed: int, numerics: dict[str, Any]):
         self.model_name = model_name
         self.num_steps = 0
         self.closing = threading.Event()
         self._seed = seed
+        self.last_state: str | None = None
         self._micro_batch_tokens: int = numerics["micro_batch_tokens"]
+        self._eval_tokens: int = numerics.get("eval_micro_batch_tokens", self._micro_batch_tokens)
         self._device = torch_setup.device(numerics)
         self._model = load_lora_model(
             model_name,
@@ -47,22 +57,30 @@ class Engine:
             device=self._device,
             rank=lora_rank,
             alpha=numerics["lora_alpha"],
+            layers=layers,
             seed=seed,
         )
         self._vocab_size: int = self._model.get_input_embeddings().num_embeddings
         self._max_length: int | None = getattr(
             self._model.config.get_text_config(), "max_position_embeddings", None
         )  # a model without learned or rotary positions has no limit
+        base: Any = self._model.get_base_model()
+        self._decoder: torch.nn.Module = base.base_model
+        self._head = Head(base)
+        self._end_to_end = goes_end_to_end(base, self._vocab_size)
+        self._layers: list[Any] = [layer for layer in base.modules() if isinstance(layer, GradientCheckpointingLayer)]
+        for layer in self._layers:
+            layer._gradient_checkpointing_func = _RECOMPUTED
         self.parameters = {
             name.replace(".default.", "."): parameter
             for name, parameter in self._model.named_parameters()
             if parameter.requires_grad
         }
-        self._optimizer = torch.optim.AdamW(self.parameters.values())
+        self._optimizer = torch.optim.AdamW(self.parameters.values(), fused=True)
         for parameter in self.parameters.values():  # made now rather than at the first step: one shape of state
             parameter.grad = torch.zeros_like(parameter)
             self._optimizer.state[parameter] = {
-                "step": torch.zeros(()),
+                "step": torch.zeros((), device=self._device),
                 **{moment: torch.zeros_like(parameter) for moment in _MOMENTS},
             }
 
@@ -94,44 +112,62 @@ class Engine:
         ]
         logprobs = [np.zeros(len(sequence), np.float32) for sequence in sequences]
         seen = [sequence.until_last_loss() for sequence in sequences]
-        for batch in plan([len(sequence) for sequence in seen], self._micro_batch_tokens):
+        max_tokens = self._micro_batch_tokens if backward else self._eval_tokens
+        for batch in plan([len(sequence) for sequence in seen], max_tokens, end_to_end=self._end_to_end):
             if self.closing.is_set():
                 raise concurrent.futures.CancelledError
-            rows = self._micro_batch([seen[i] for i in batch], backward=backward)
-            for i, row in zip(batch, rows, strict=True):
-                logprobs[i][: len(seen[i])] = row[: len(seen[i])]
-        loss = sum(
+            chosen = self._micro_batch([seen[i] for i in batch], backward=backward)
+            for i in batch:
+                where = np.flatnonzero(sequences[i].weights)
+                logprobs[i][where], chosen = chosen[: len(where)], chosen[len(where) :]
+        losses = [
             -float(row.astype(np.float64) @ sequence.weights) for row, sequence in zip(logprobs, sequences, strict=True)
-        )
+        ]
+        if not np.isfinite(losses).all():
+            raise BackendError(self._not_finite(losses, data))
         return tinker.ForwardBackwardOutput(
             loss_fn_output_type="ArrayRecord",  # what the service calls a record of named tensors
             loss_fn_outputs=[{"logprobs": tinker.TensorData.from_numpy(row)} for row in logprobs],
-            metrics={"loss:sum": loss},
+            metrics={"loss:sum": sum(losses)},
         )
 
     def _micro_batch(self, sequences: list[Sequence], *, backward: bool) -> np.ndarray:
-        """Log-probabilities of shape ``(rows, longest)``, 0.0 where the weight is 0."""
-        padded, attention_mask = pad(sequences)
-        in_loss = padded.weights != 0
-        positions = in_loss.any(axis=0).nonzero()[0]  # where any row needs the head
-        kept = in_loss[:, positions]
-        with torch.set_grad_enabled(backward):
-            logits = self._model(
-                input_ids=self._tensor(padded.tokens),
-                attention_mask=self._tensor(attention_mask),
-                logits_to_keep=self._tensor(positions),
-                use_cache=False,
-            ).logits
-            chosen = TokenLogprobs.apply(
-                logits.flatten(0, 1),
-                self._tensor(kept.ravel().nonzero()[0]),
-                self._tensor(padded.targets[in_loss]),
+        """Log-probabilities of the weighted targets, sequence after sequence; with ``backward`` the gradient is added.
+
+        What the decoder's layers compute is kept for the backward pass, or made again in it where a sequence is longer
+        than a micro-batch should be.
+        """
+        recompute = backward and len(sequences[0]) > self._micro_batch_tokens
+        with torch.set_grad_enabled(backward), self._recomputing(recompute):
+            batch, output = decode(self._decoder, sequences, end_to_end=self._end_to_end)
+            hidden = output.last_hidden_state.flatten(0, 1).index_select(0, self._tensor(batch.places))
+            return self._head.logprobs(
+                hidden, output, self._tensor(batch.targets), self._tensor(batch.weights), backward=backward
             )
-            if backward:
-                torch.dot(chosen, self._tensor(-padded.weights[in_loss])).backward()
-        logprobs = np.zeros(in_loss.shape, np.float32)
-        logprobs[in_loss] = chosen.detach().cpu().numpy()
-        return logprobs
+
+    @contextlib.contextmanager
+    def _recomputing(self, recompute: bool) -> Iterator[None]:
+        for layer in self._layers:
+            layer.gradient_checkpointing = layer.training = recompute
+        try:
+            yield
+        finally:
+            for layer in self._layers:
+                layer.gradient_checkpointing = layer.training = False
+
+    def _not_finite(self, losses: list[float], data: list[tinker.Datum]) -> str:
+        """What there is to say of losses of which some are NaN or infinite."""
+        bad = [i for i, loss in enumerate(losses) if not np.isfinite(loss)]
+        names = [getattr(data[i], "example_id", "") or f"datum {i}" for i in bad[:_NAMED]]
+        more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+        return (
+            f"update {self.num_steps}: the loss of {', '.join(names)}{more} is {losses[bad[0]]}: lower learning_rate, "
+            f"or look at what is named; {self._last_good}"
+        )
+
+    @property
+    def _last_good(self) -> str:
+        return f"the last good state is {self.last_state}" if self.last_state else "no state was saved before it"
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device)
@@ -142,7 +178,8 @@ class Engine:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not norm.isfinite():
             raise BackendError(
-                f"the gradient of update {self.num_steps} is not finite: lower learning_rate, or look at this batch"
+                f"update {self.num_steps}: the gradient is not finite: lower learning_rate, or look at this batch; "
+                f"{self._last_good}"
             )
         if adam.grad_clip_norm > 0:
             torch.nn.utils.clip_grads_with_norm_(parameters, adam.grad_clip_norm, norm)
@@ -203,6 +240,7 @@ class Engine:
         if checkpoint.OPTIMIZER not in files:
             raise BackendError(f"{folder}: weights alone: a run resumes from a state with its optimiser")
         self._take_weights(folder, files)
+        self.last_state = f"{folder.parent.name}/{folder.name}"
         state = safetensors.torch.load(files[checkpoint.OPTIMIZER])
         self.num_steps = int(state["step"])
         for name, parameter in self.parameters.items():

@@ -73,34 +73,64 @@ def read_datum(index: int, datum: tinker.Datum, *, vocab_size: int, max_length: 
     return Sequence(tokens, targets, weights)
 
 
-def plan(lengths: list[int], max_tokens: int) -> list[list[int]]:
-    """Group sequences into micro-batches of at most ``max_tokens`` padded tokens, or of one sequence.
+@dataclasses.dataclass(frozen=True)
+class MicroBatch:
+    """Sequences that go through the model together.
+
+    Attributes:
+        tokens, positions: int64 ``(rows, width)``; what is padding has 0 in each.
+        lengths: Of the sequences that lie end to end in the one row; None where each has a row, padded on the right.
+        places: int64 ``(n,)``: where the weighted targets are predicted, as indices into the flattened rows; sequence
+            after sequence, from the left.
+        targets, weights: ``(n,)``, of these.
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    lengths: list[int] | None
+    places: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+
+
+def plan(lengths: list[int], max_tokens: int, *, end_to_end: bool) -> list[list[int]]:
+    """Group sequences into micro-batches of at most ``max_tokens`` tokens, padding included, or of one sequence.
 
     Longest first, equal lengths in their order: the micro-batch that needs the most memory comes first. Sequences of
     length 0 are left out.
     """
     batches: list[list[int]] = []
+    width = 0  # tokens of the last micro-batch
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if lengths[i] == 0:
             break
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= max_tokens:
+        more = lengths[i] if end_to_end or not batches else lengths[batches[-1][0]]
+        if batches and width + more <= max_tokens:
             batches[-1].append(i)
+            width += more
         else:
             batches.append([i])
+            width = lengths[i]
     return batches
 
 
-def pad(sequences: list[Sequence]) -> tuple[Sequence, np.ndarray]:
-    """Stack sequences with padding on the right.
-
-    Returns:
-        Arrays of shape ``(rows, longest)``, zero where padded, and the attention mask: 1 where there is a token.
-    """
-    shape = len(sequences), max(map(len, sequences))
-    tokens, targets, mask = (np.zeros(shape, np.int64) for _ in range(3))
-    weights = np.zeros(shape, np.float32)
-    for row, sequence in enumerate(sequences):
-        n = len(sequence)
-        tokens[row, :n], targets[row, :n], weights[row, :n] = sequence.tokens, sequence.targets, sequence.weights
-        mask[row, :n] = 1
-    return Sequence(tokens, targets, weights), mask
+def lay_out(sequences: list[Sequence], *, end_to_end: bool) -> MicroBatch:
+    """Put sequences into one row, or each into a row of its own."""
+    lengths = [len(sequence) for sequence in sequences]
+    width = sum(lengths) if end_to_end else max(lengths)
+    starts = np.cumsum([0, *lengths[:-1]]) if end_to_end else np.arange(len(lengths)) * width
+    shape = (1 if end_to_end else len(lengths)), width
+    tokens, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for start, sequence in zip(starts, sequences, strict=True):
+        here = slice(start, start + len(sequence))
+        tokens.flat[here] = sequence.tokens
+        positions.flat[here] = np.arange(len(sequence))
+    weighted = [np.flatnonzero(sequence.weights) for sequence in sequences]
+    return MicroBatch(
+        tokens,
+        positions,
+        lengths if end_to_end else None,
+        places=np.concatenate([start + where for start, where in zip(starts, weighted, strict=True)]),
+        targets=np.concatenate([sequence.targets[where] for sequence, where in zip(sequences, weighted, strict=True)]),
+        weights=np.concatenate([sequence.weights[where] for sequence, where in zip(sequences, weighted, strict=True)]),
+    )

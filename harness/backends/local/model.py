@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,18 @@ from harness.tokenizer_utils import converted, from_pretrained, local_folder, qu
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
+
+
+_FEED_FORWARD = re.compile(r"(^|[._])(mlp|ffn?|fc\d*|feed_forward|experts?)([._]|$)")  # in a module's full name
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """Which linear layers get a LoRA: of attention, of the feed-forward blocks, the head."""
+
+    attn: bool
+    mlp: bool
+    unembed: bool
 
 
 def check_model(model_name: str) -> None:
@@ -46,25 +60,59 @@ def context_length(model_name: str) -> int | None:
 
 
 def load_lora_model(
-    model_name: str, *, dtype: torch.dtype, device: torch.device, rank: int, alpha: int, seed: int
+    model_name: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    rank: int,
+    alpha: int,
+    layers: Layers,
+    seed: int,
 ) -> PeftModel:
-    """The model, frozen and without dropout, with a LoRA in float32 on every linear layer but the head.
+    """The model, frozen and without dropout, with a LoRA in float32 on ``layers``.
 
     The LoRA depends on ``seed`` and the model alone, not on what drew random numbers before; those drawn after
     are what they would have been.
+
+    Raises:
+        ConfigError: for a model that has no such layers.
     """
     import torch
     from peft import LoraConfig, get_peft_model
 
+    from harness.backends.local.lora import LoraLinear
+    from harness.backends.local.norms import use_own_backward
+
     base = _load(local_model_path(model_name), dtype).to(device)
     base.config.use_cache = False
+    base.requires_grad_(False)
+    use_own_backward(base)
+    targets = _linear_layers(base, layers)
+    if not targets:
+        raise ConfigError(f"model {model_name!r} has no linear layer that backend.train_attn, … leave to be trained")
     config = LoraConfig(
-        task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", target_modules="all-linear"
+        task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", target_modules=targets
     )
+    config._register_custom_module({torch.nn.Linear: LoraLinear})
     with torch.random.fork_rng(), quiet_transformers():
         torch.manual_seed(seed)
         model = get_peft_model(base, config, autocast_adapter_dtype=True)
     return model.eval()
+
+
+def _linear_layers(model: Any, layers: Layers) -> list[str]:
+    """The names of the linear layers of these kinds, in the model's order. One that is neither the head nor in a
+    feed-forward block takes part in mixing tokens: attention, or what stands in its place."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    def kind(name: str, module: torch.nn.Module) -> bool:
+        if module is model.get_output_embeddings():
+            return layers.unembed
+        return layers.mlp if _FEED_FORWARD.search(name) else layers.attn
+
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)}
+    return [name for name, module in linear.items() if kind(name, module)]
 
 
 def _load(source: str, dtype: torch.dtype, **options: str) -> Any:

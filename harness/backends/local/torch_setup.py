@@ -1,5 +1,6 @@
 """What of this machine and of torch's global settings changes the numbers."""
 
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -9,14 +10,20 @@ from typing import Any
 import torch
 import torch.utils.deterministic
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+ENGINE = 2
+"""Of the way in which the engine computes: another number, other last digits. 1 was padded; runs of then do not say."""
 
-def machine() -> dict[str, str]:
-    """What a run meets here and cannot choose: device, processor, what torch uses of it, the libraries that compute."""
+
+def machine() -> dict[str, Any]:
+    """What a run meets here and cannot choose: device, processor, what torch uses of it, the engine, the libraries that
+    compute."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return {
         "device": device,
         "processor": torch.cuda.get_device_name() if device == "cuda" else _processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "engine": ENGINE,
         "torch": torch.__version__,
     } | {library: importlib.metadata.version(library) for library in ("transformers", "peft")}
 
@@ -30,11 +37,10 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def differences(numerics: dict[str, Any]) -> dict[str, tuple[Any, str]]:
+def differences(numerics: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """What of this machine is not as it was where a run was started: by name, there and here."""
-    return {
-        name: (numerics[name], here) for name, here in machine().items() if name in numerics and numerics[name] != here
-    }
+    there = {"engine": 1} | numerics
+    return {name: (there[name], here) for name, here in machine().items() if name in there and there[name] != here}
 
 
 def best_dtype(device: str) -> str:
@@ -54,9 +60,19 @@ def default_num_threads() -> int:
 def apply(numerics: dict[str, Any]) -> None:
     """Make this thread's computations repeatable to the bit. To be called on the thread that computes."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with a fixed workspace
+    keep_freed_memory()
     torch.set_num_threads(numerics["num_threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed for what is allocated next. It gives large blocks back to the system else, which
+    then clears page after page of each tensor that is made: a softmax was seen to take three times as long."""
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def device(numerics: dict[str, Any]) -> torch.device:

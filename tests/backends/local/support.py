@@ -35,8 +35,15 @@ def random_data(lengths: list[int], seed: int = 0) -> list[tinker.Datum]:
 
 def make_client(model: Path, run_path: Path, **changes: Any) -> LocalTrainingClient:
     """A client in float32 with rank 4; ``changes`` go to the backend's options or to ``create_training_client``."""
-    options = {key: changes.pop(key) for key in ("micro_batch_tokens", "lora_alpha", "dtype") if key in changes}
-    backend = LocalBackend(**{"dtype": "float32", "num_threads": 1, "micro_batch_tokens": 128, **options})
+    names = ("micro_batch_tokens", "lora_alpha", "dtype", "train_attn", "train_mlp", "train_unembed")
+    options = {key: changes.pop(key) for key in names if key in changes}
+    options = {
+        "dtype": "float32",
+        "num_threads": 1,
+        "micro_batch_tokens": 128,
+        "eval_micro_batch_tokens": 128,
+    } | options
+    backend = LocalBackend(**options)
     arguments = {"lora_rank": 4, "seed": 0, "numerics": backend.numerics(), **changes}
     return backend.create_training_client(model_name=str(model), run_path=run_path, **arguments)
 

@@ -13,7 +13,7 @@ import transformers
 from harness.backends.local.backend import LocalBackend
 from harness.backends.local.torch_setup import best_dtype, machine
 from harness.exceptions import ConfigError
-from tests.backends.local.support import make_client
+from tests.backends.local.support import make_client, train
 
 ROOT = Path(__file__).parents[3]
 
@@ -57,7 +57,12 @@ print(sorted({"torch", "peft", "transformers", "tinker"} & sys.modules.keys()))
         ({"dtype": "float16"}, "backend.dtype=float16: bfloat16 or float32"),
         ({"num_threads": 0}, "backend.num_threads=0: must be at least 1"),
         ({"micro_batch_tokens": 0}, "backend.micro_batch_tokens=0: must be at least 1"),
+        ({"eval_micro_batch_tokens": 0}, "backend.eval_micro_batch_tokens=0: must be at least 1"),
         ({"lora_alpha": -1}, "backend.lora_alpha=-1: must be at least 1"),
+        (
+            {"train_attn": False, "train_mlp": False},
+            "backend.train_attn, train_mlp and train_unembed are all false: nothing to train",
+        ),
     ],
 )
 def test_options_that_cannot_be(tiny_model: Path, options: dict, message: str):
@@ -83,12 +88,14 @@ def test_numerics_name_all_that_changes_the_numbers():
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "processor": machine()["processor"],
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "engine": 2,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "peft": peft.__version__,
         "dtype": "float32",
         "num_threads": 3,
         "micro_batch_tokens": 77,
+        "eval_micro_batch_tokens": 8192,
         "lora_alpha": 5,
     }
     default = LocalBackend().numerics()
@@ -111,6 +118,21 @@ def test_another_machine_is_warned_of(tiny_model: Path, tmp_path: Path, caplog: 
     with caplog.at_level(logging.WARNING, logger="harness"):
         make_client(tiny_model, tmp_path, numerics=numerics).close()
     assert caplog.messages == [f"torch is {torch.__version__}, the run was started on 1.0: last digits may differ"]
+
+
+def test_a_run_of_the_engine_before_this_one_goes_on_within_rounding(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    recorded = LocalBackend(dtype="float32", num_threads=1, micro_batch_tokens=77).numerics()
+    del recorded["engine"], recorded["eval_micro_batch_tokens"]  # which it did not write
+    with caplog.at_level(logging.WARNING, logger="harness"):
+        client = make_client(tiny_model, tmp_path, numerics=recorded)
+    train(client, range(1))
+    assert client.save_state("a").result().path == "checkpoints/a"
+    client.close()
+    assert caplog.messages == ["engine is 2, the run was started on 1: last digits may differ"]
+    assert client._engine._eval_tokens == 77
+    assert LocalBackend().tolerance(recorded) == 1e-4
 
 
 def test_more_threads_than_processors_are_slow_and_no_mistake(tiny_model: Path, tmp_path: Path, caplog):

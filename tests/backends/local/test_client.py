@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from harness.backends.local.client import LocalTrainingClient
 from harness.exceptions import BackendError, ConfigError
+from harness.supervised.datum import ConversationDatum
 from tests.backends.local.support import ADAM, VOCAB_SIZE, datum, files, random_data, train
 
 Make = Callable[..., LocalTrainingClient]
@@ -215,11 +216,47 @@ def test_another_loss_is_refused(make: Make):
     assert str(error.value) == "loss_fn 'ppo': the local backend has cross_entropy only"
 
 
+def test_a_loss_that_is_not_finite_names_the_examples_and_the_last_state(make: Make, tmp_path: Path):
+    client = make()
+    train(client, range(2))
+    client.save_state("000002").result()
+    before = files(tmp_path / "checkpoints/000002")
+    bad = datum([1, 2, 3], [1.0, float("nan")])
+    named = ConversationDatum(bad.model_input, bad.loss_fn_inputs, example_id="talks.jsonl:17")
+    client.forward_backward([bad, *random_data([5]), named], "cross_entropy")
+    update, saved = client.optim_step(ADAM), client.save_state("000003")
+    with pytest.raises(BackendError) as error:
+        update.result()
+    assert str(error.value) == (
+        "update 2: the loss of datum 0, talks.jsonl:17 is nan: lower learning_rate, or look at what is named; the last "
+        "good state is checkpoints/000002 (in forward_backward; optim_step after it was not run)"
+    )
+    with pytest.raises(BackendError):
+        saved.result()
+    assert files(tmp_path / "checkpoints/000002") == before
+
+
+def test_weights_that_are_not_finite_stop_the_run_too(make: Make):
+    client = make()
+    next(iter(client._engine.parameters.values())).data.fill_(float("inf"))
+    with pytest.raises(BackendError) as error:
+        client.forward_backward(random_data([20] * 7), "cross_entropy").result()
+    assert str(error.value) == (
+        "update 0: the loss of datum 0, datum 1, datum 2, datum 3, datum 4 and 2 more is nan: lower learning_rate, or "
+        "look at what is named; no state was saved before it"
+    )
+
+
 def test_a_gradient_that_is_not_finite_is_not_applied(make: Make):
     client = make()
-    client.forward_backward([datum([1, 2, 3], [1.0, float("nan")])], "cross_entropy")
-    with pytest.raises(BackendError, match=r"^the gradient of update 0 is not finite: "):
+    client.forward_backward(random_data([9]), "cross_entropy").result()
+    for parameter in client._engine.parameters.values():
+        parameter.grad.mul_(1e38).mul_(1e38)  # pyright: ignore[reportOptionalMemberAccess]
+    with pytest.raises(BackendError) as error:
         client.optim_step(ADAM).result()
+    assert str(error.value) == (
+        "update 0: the gradient is not finite: lower learning_rate, or look at this batch; no state was saved before it"
+    )
 
 
 def test_close_drops_what_waits(make: Make):

@@ -2,23 +2,29 @@ import numpy as np
 import pytest
 import tinker
 
-from harness.backends.local.microbatch import Sequence, pad, plan, read_datum
+from harness.backends.local.microbatch import Sequence, lay_out, plan, read_datum
 from harness.exceptions import BackendError
 from tests.backends.local.support import datum
 
 
 def test_longest_first_and_padding_counts():
     # 3 rows of 10 would be 30 tokens; 2 rows of 10 are 20; 4 rows of 5 are 20.
-    assert plan([5, 10, 5, 10, 5, 10, 5], max_tokens=20) == [[1, 3], [5, 0], [2, 4, 6]]
+    assert plan([5, 10, 5, 10, 5, 10, 5], max_tokens=20, end_to_end=False) == [[1, 3], [5, 0], [2, 4, 6]]
 
 
-def test_a_sequence_over_the_budget_goes_alone():
-    assert plan([30, 8, 31], max_tokens=20) == [[2], [0], [1]]
+def test_end_to_end_there_is_no_padding_to_count():
+    assert plan([5, 10, 5, 10, 5, 10, 5], max_tokens=20, end_to_end=True) == [[1, 3], [5, 0, 2], [4, 6]]
 
 
-def test_a_sequence_without_loss_is_left_out():
-    assert plan([0, 3, 0], max_tokens=20) == [[1]]
-    assert plan([], max_tokens=20) == []
+@pytest.mark.parametrize("end_to_end", [True, False])
+def test_a_sequence_over_the_budget_goes_alone(end_to_end: bool):
+    assert plan([30, 8, 31], max_tokens=20, end_to_end=end_to_end) == [[2], [0], [1]]
+
+
+@pytest.mark.parametrize("end_to_end", [True, False])
+def test_a_sequence_without_loss_is_left_out(end_to_end: bool):
+    assert plan([0, 3, 0], max_tokens=20, end_to_end=end_to_end) == [[1]]
+    assert plan([], max_tokens=20, end_to_end=end_to_end) == []
 
 
 def test_what_follows_the_last_loss_is_not_seen():
@@ -27,16 +33,30 @@ def test_what_follows_the_last_loss_is_not_seen():
     assert len(Sequence(np.array([1]), np.array([2]), np.zeros(1, np.float32)).until_last_loss()) == 0
 
 
-def test_pad():
-    rows = [
-        Sequence(np.array([1, 2]), np.array([2, 3]), np.array([0, 1], np.float32)),
-        Sequence(np.array([7]), np.array([8]), np.array([0.5], np.float32)),
-    ]
-    padded, mask = pad(rows)
-    assert padded.tokens.tolist() == [[1, 2], [7, 0]]
-    assert padded.targets.tolist() == [[2, 3], [8, 0]]
-    assert padded.weights.tolist() == [[0, 1], [0.5, 0]]
-    assert mask.tolist() == [[1, 1], [1, 0]]
+ROWS = [
+    Sequence(np.array([1, 2, 4]), np.array([2, 3, 5]), np.array([0, 1, 0.25], np.float32)),
+    Sequence(np.array([7, 8]), np.array([8, 9]), np.array([0.5, 0], np.float32)),
+]
+
+
+def test_each_in_a_row_of_its_own():
+    batch = lay_out(ROWS, end_to_end=False)
+    assert batch.tokens.tolist() == [[1, 2, 4], [7, 8, 0]]
+    assert batch.positions.tolist() == [[0, 1, 2], [0, 1, 0]]
+    assert batch.lengths is None
+    assert batch.places.tolist() == [1, 2, 3]
+    assert batch.targets.tolist() == [3, 5, 8]
+    assert batch.weights.tolist() == [1, 0.25, 0.5]
+
+
+def test_end_to_end():
+    batch = lay_out(ROWS, end_to_end=True)
+    assert batch.tokens.tolist() == [[1, 2, 4, 7, 8]]
+    assert batch.positions.tolist() == [[0, 1, 2, 0, 1]]
+    assert batch.lengths == [3, 2]
+    assert batch.places.tolist() == [1, 2, 3]
+    assert batch.targets.tolist() == [3, 5, 8]
+    assert batch.weights.tolist() == [1, 0.25, 0.5]
 
 
 def text(tokens: list[int], **inputs: list[float]) -> tinker.Datum:
