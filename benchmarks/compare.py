@@ -23,7 +23,8 @@ from typing import Any
 
 from harness.compare import cache, load_runs
 from harness.compare.paired import RESAMPLES, compare_examples
-from harness.run_dir import METRICS, STEP, TRAIN_NLL, TS, Row
+from harness.metric_keys import STEP, TRAIN_NLL, TS
+from harness.run_dir import METRICS, Row
 from harness.tracking.mlflow_store import open_store
 from tests.compare.made_runs import make_run
 

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.files import append_jsonl
-from harness.run_dir import METRICS, STEP, TS, Row, RunDir
+from harness.metric_keys import STEP, TS
+from harness.run_dir import METRICS, Row, RunDir
 from harness.tracking.live_mirror import LiveMirror
 from harness.tracking.mlflow_mirror import Mirror, sync
 from harness.tracking.mlflow_store import Destination, open_store

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from harness.compare import judge, load_runs, make_report, write_report
 from harness.files import append_jsonl
-from harness.run_dir import EVAL_EXAMPLES, METRICS, STEP
+from harness.metric_keys import STEP
+from harness.run_dir import EVAL_EXAMPLES, METRICS
 from tests.compare.made_runs import make_run, realistic_rows, scored
 
 SECONDS, MEGABYTES = 5, 15  # the bars

@@ -20,7 +20,7 @@ from typing import Any
 
 import chz
 
-from harness import cli, run_dir
+from harness import cli, metric_keys, run_dir
 from harness.run_dir import RunDir
 from harness.supervised import train
 from recipes.sl_basic import build_config_blueprint
@@ -56,9 +56,9 @@ def _first_row(config: train.Config, begun: Path, steps: int, log_path: str) -> 
     shutil.copytree(begun, log_path)
     started = time.time()
     _quietly(chz.replace(config, log_path=log_path, max_steps=steps + 1))
-    (row,) = (row for row in RunDir(log_path).metrics_from(steps) if row[run_dir.STEP] == steps)
+    (row,) = (row for row in RunDir(log_path).metrics_from(steps) if row[metric_keys.STEP] == steps)
     shutil.rmtree(log_path)
-    return row[run_dir.TS] / 1000 - started
+    return row[metric_keys.TS] / 1000 - started
 
 
 def _grown(run: RunDir, folder: Path, steps: int) -> Path:
@@ -69,14 +69,14 @@ def _grown(run: RunDir, folder: Path, steps: int) -> Path:
     document["config"]["max_steps"] = steps + 1
     (grown / run_dir.CONFIG).write_text(json.dumps(document))
     rows, evaluations = run.metrics()[:10], run.eval_examples()[:1]
-    _write(grown / run_dir.METRICS, [rows[step % 10] | {run_dir.STEP: step} for step in range(steps)])
-    examples = [evaluations[0] | {run_dir.STEP: step} for step in range(0, steps, 10)]
+    _write(grown / run_dir.METRICS, [rows[step % 10] | {metric_keys.STEP: step} for step in range(steps)])
+    examples = [evaluations[0] | {metric_keys.STEP: step} for step in range(0, steps, 10)]
     _write(grown / run_dir.EVAL_EXAMPLES, examples)
     records = [record.to_row() for record in run.checkpoints()][-1:]
     (grown / records[0]["state_path"]).rename(grown / run_dir.CHECKPOINTS_DIR / f"{steps:06d}")
     path = f"{run_dir.CHECKPOINTS_DIR}/{steps:06d}"
-    newest = {"name": f"{steps:06d}", run_dir.STEP: steps, "state_path": path, "sampler_path": path, "final": False}
-    older = [{"name": f"{step:06d}", run_dir.STEP: step, "deleted": True} for step in range(20, steps, 20)]
+    newest = {"name": f"{steps:06d}", metric_keys.STEP: steps, "state_path": path, "sampler_path": path, "final": False}
+    older = [{"name": f"{step:06d}", metric_keys.STEP: step, "deleted": True} for step in range(20, steps, 20)]
     _write(grown / run_dir.CHECKPOINTS, [records[0] | {"final": False} | row for row in (*older, newest)])
     start = run.attempts()[0] | {"total_steps": steps + 1, "schedule": [[0, steps + 1]]}
     _write(grown / run_dir.ATTEMPTS, [start])

@@ -15,7 +15,7 @@ from typing import Any
 
 import chz
 
-from harness import cli, run_dir
+from harness import cli, metric_keys, run_dir
 from harness.backends.base import Backend
 from harness.config_io import from_json
 from harness.exceptions import ConfigError, RunDirError
@@ -168,7 +168,7 @@ def _write_fork(run: RunDir, fork: RunDir, config: Config, record: CheckpointRec
         (run_dir.EVAL_EXAMPLES, run.eval_examples_from(0)),
         (run_dir.SAMPLES, run.samples()),
     ):
-        append_jsonl(fork / name, [row for row in rows if row[run_dir.STEP] < record.step], sync=True)
+        append_jsonl(fork / name, [row for row in rows if row[metric_keys.STEP] < record.step], sync=True)
     config.backend.copy_checkpoint(run.path, fork.path, record.state_path)
     fork.append_checkpoint(
         dataclasses.replace(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from harness import __version__, cli, run_dir
+from harness import __version__, cli, metric_keys, run_dir
 from harness.config_io import from_json, redact
 from harness.derive import find_checkpoint
 from harness.exceptions import BackendError, ConfigError, DataError, HarnessError, RunDirError
@@ -136,7 +136,7 @@ def evaluate(run: RunDir, at: str, test_set: NewTestSet, console: Console) -> Ev
         is_new = row is None
         if row is None:
             _warn_of_training_examples(run, config, test_set, evaluator)
-            head = {run_dir.STEP: checkpoint.step, run_dir.TS: now_ms(), "checkpoint": checkpoint.name}
+            head = {metric_keys.STEP: checkpoint.step, metric_keys.TS: now_ms(), "checkpoint": checkpoint.name}
             head |= {"data": redact(test_set.file), "contents": evaluator.dataset.fingerprint()}
             row = head | {"harness": __version__} | _score(run, config, checkpoint, evaluator)
             run.append_later_evaluation(row)
@@ -178,7 +178,7 @@ def _kept(run: RunDir, checkpoint: CheckpointRecord, evaluator: NLLEvaluator) ->
                 f"{run}: {evaluator.name} is other data there ({row['data']}, fingerprint {row['fingerprint']}; "
                 f"{evaluator.fingerprint} here): choose another --name"
             )
-    return next((row for row in of_name if row[run_dir.STEP] == checkpoint.step), None)
+    return next((row for row in of_name if row[metric_keys.STEP] == checkpoint.step), None)
 
 
 def _score(run: RunDir, config: Config, checkpoint: CheckpointRecord, evaluator: NLLEvaluator) -> Row:
@@ -204,5 +204,5 @@ def _score(run: RunDir, config: Config, checkpoint: CheckpointRecord, evaluator:
     for key, value in metrics.items():
         if not math.isfinite(value):
             raise BackendError(f"{run}: {key} is {value} at step {checkpoint.step}: take another checkpoint")
-    counts = {"num_examples": len(evaluator.data), run_dir.NUM_TOKENS: evaluator.scorer.num_tokens}
+    counts = {"num_examples": len(evaluator.data), metric_keys.NUM_TOKENS: evaluator.scorer.num_tokens}
     return {"metrics": metrics} | counts | examples

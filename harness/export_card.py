@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from harness import __version__
 from harness.exceptions import ConfigError
+from harness.metric_keys import STEP, TRAIN_NLL, is_test_nll
 from harness.model_info import PACKAGED_MODELS
 from harness.run_details import command_again, config_lines
-from harness.run_dir import STEP, SUPERSEDED_BY, TRAIN_NLL, CheckpointRecord, Row, RunDir, is_test_nll
+from harness.run_dir import SUPERSEDED_BY, CheckpointRecord, Row, RunDir
 from harness.tokenizer_utils import local_folder
 from harness.tracking.mlflow_data import DataSet, test_sets, train_set
 

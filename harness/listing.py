@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from harness.config_io import flatten
 from harness.disk_usage import in_words, size_of
 from harness.exceptions import ConfigError, HarnessError, as_written
-from harness.run_dir import METRICS, NUM_TOKENS, STEP, Row, RunDir, first_test_nll
+from harness.metric_keys import NUM_TOKENS, STEP, first_test_nll
+from harness.run_dir import METRICS, Row, RunDir
 from harness.run_tags import tags
 from harness.times import utc
 

@@ -16,19 +16,8 @@ from harness.blueprints import defaults_of
 from harness.config_io import flatten, to_json
 from harness.disk_usage import in_words, size_of
 from harness.exceptions import as_written
-from harness.run_dir import (
-    CHECKPOINTS_DIR,
-    METRICS,
-    NUM_LOSS_TOKENS,
-    NUM_TOKENS,
-    STEP,
-    TIME_STEP,
-    TRAIN_NLL,
-    CheckpointRecord,
-    Row,
-    RunDir,
-    is_test_nll,
-)
+from harness.metric_keys import NUM_LOSS_TOKENS, NUM_TOKENS, STEP, TIME_STEP, TRAIN_NLL, is_test_nll
+from harness.run_dir import CHECKPOINTS_DIR, METRICS, CheckpointRecord, Row, RunDir
 from harness.run_tags import tags
 from harness.supervised.config import Config
 from harness.supervised.progress import duration

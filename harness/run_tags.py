@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from harness.config_io import redact
 from harness.exceptions import RunDirError, as_written
 from harness.files import append_jsonl, cut_torn_line, read_jsonl
-from harness.run_dir import TAGS, TS, RunDir
+from harness.metric_keys import TS
+from harness.run_dir import TAGS, RunDir
 
 _LOCK_SECONDS = 10
 

@@ -19,9 +19,10 @@ from rich.console import Console
 from harness import cli
 from harness.config_io import redact_argv, to_json
 from harness.exceptions import ConfigError, HarnessError
+from harness.metric_keys import test_key
 from harness.plot import is_drawn_here
 from harness.preview import load_config
-from harness.run_dir import RunDir, test_key
+from harness.run_dir import RunDir
 from harness.supervised import provenance
 from harness.supervised.train import Config, with_backend, with_own_builder
 from harness.sweep_grid import directory_name, is_named_by, parse_grid, short_names

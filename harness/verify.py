@@ -18,14 +18,14 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness import cli, run_dir
+from harness import cli, metric_keys
 from harness.config_io import from_json
 from harness.exceptions import BackendError, ConfigError
 from harness.run_dir import CheckpointRecord, RunDir
 
 _POLL_SECONDS = 0.02
 _NEARER = 3  # times nearer to the uninterrupted run than the cold one is: then the optimiser was restored
-_ALWAYS_DIFFERENT = (run_dir.TS, run_dir.TIME_STEP, run_dir.TIME_DATA, run_dir.TIME_EVAL)
+_ALWAYS_DIFFERENT = (metric_keys.TS, metric_keys.TIME_STEP, metric_keys.TIME_DATA, metric_keys.TIME_EVAL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,7 @@ def verify_resume(
 
 def first_difference(whole: RunDir, other: RunDir) -> str | None:
     """Where two runs part: the first row, evaluation or saved state that differs, in words; None where none does."""
-    rows, others = ({row[run_dir.STEP]: row for row in run.metrics()} for run in (whole, other))
+    rows, others = ({row[metric_keys.STEP]: row for row in run.metrics()} for run in (whole, other))
     for step in sorted(rows.keys() | others.keys()):
         if step not in rows or step not in others:
             return f"step {step} stands in {whole if step in rows else other} alone"
@@ -119,7 +119,7 @@ def first_difference(whole: RunDir, other: RunDir) -> str | None:
     for evaluation, again in itertools.zip_longest(whole.eval_examples(), other.eval_examples()):
         if evaluation != again:
             one = evaluation or again
-            return f"step {one[run_dir.STEP]}, an evaluated example of test set {one['set']!r}"
+            return f"step {one[metric_keys.STEP]}, an evaluated example of test set {one['set']!r}"
     states, others = _usable(whole), _usable(other)
     if states.keys() and max(states) not in others:
         return f"the state saved at step {max(states)} stands in {whole} alone"
@@ -142,7 +142,9 @@ def distance(whole: RunDir, other: RunDir, from_step: int) -> float:
     itself is of the weights that both began with."""
 
     def losses(run: RunDir) -> dict[int, float]:
-        return {row[run_dir.STEP]: row[run_dir.TRAIN_NLL] for row in run.metrics() if run_dir.TRAIN_NLL in row}
+        return {
+            row[metric_keys.STEP]: row[metric_keys.TRAIN_NLL] for row in run.metrics() if metric_keys.TRAIN_NLL in row
+        }
 
     ours, theirs = losses(whole), losses(other)
     squares = [(ours[step] - theirs[step]) ** 2 for step in ours.keys() & theirs.keys() if step > from_step]
@@ -178,7 +180,7 @@ def _kill(command: list[str], run: RunDir, after_step: int, log: Path) -> None:
 
 def _has_row(run: RunDir, step: int) -> bool:
     last = run.last_row()
-    return last is not None and last[run_dir.STEP] >= step
+    return last is not None and last[metric_keys.STEP] >= step
 
 
 def last_line(log: Path, start: int = 0) -> str:

@@ -12,7 +12,7 @@ HARNESS = ROOT / "harness"
 ORDER = [
     ["harness.exceptions", "harness.lr_schedules", "harness.times"],
     ["harness.config_io", "harness.files", "harness.disk_usage"],
-    ["harness.checkpoint_record"],
+    ["harness.checkpoint_record", "harness.metric_keys"],
     ["harness.run_dir", "harness.model_info", "harness.plot"],
     [
         "harness.run_folders",
@@ -60,6 +60,7 @@ ORDER = [
     ["harness.__main__"],
 ]
 COMPARE_MAY = {
+    "harness.metric_keys",
     "harness.run_dir",
     "harness.run_folders",
     "harness.run_tags",

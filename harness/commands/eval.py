@@ -20,7 +20,7 @@ def command(ctx: click.Context, runs: tuple[str, ...], at: str, data: str, name:
 
     from harness.evaluate import NewTestSet, evaluate
     from harness.exceptions import HarnessError
-    from harness.run_dir import STEP, test_key
+    from harness.metric_keys import STEP, test_key
     from harness.run_folders import find_runs
 
     test_set = NewTestSet(name, data)

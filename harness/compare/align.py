@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from harness.compare.load import RUN, Runs
 from harness.compare.stats import fingerprints, test_nll_key
 from harness.exceptions import ConfigError
-from harness.run_dir import EPOCH, NUM_LOSS_TOKENS, NUM_TOKENS, PROGRESS, STEP, TIME_STEP, TRAIN_NLL
+from harness.metric_keys import EPOCH, NUM_LOSS_TOKENS, NUM_TOKENS, PROGRESS, STEP, TIME_STEP, TRAIN_NLL
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,8 @@ from harness.compare.align import positions
 from harness.compare.load import RUN, Runs
 from harness.compare.stats import test_nll_key
 from harness.exceptions import RunDirError
-from harness.run_dir import STEP, SUPERSEDED_BY, TRAIN_NLL, RunDir
+from harness.metric_keys import STEP, TRAIN_NLL
+from harness.run_dir import SUPERSEDED_BY, RunDir
 
 if TYPE_CHECKING:
     import numpy as np

@@ -23,7 +23,7 @@ from harness.compare.stats import config_differences
 from harness.compare.texts import find_conversations
 from harness.config_io import differences
 from harness.exceptions import ConfigError, HarnessError
-from harness.run_dir import BATCH_DIGEST, STEP, TRAIN_NLL
+from harness.metric_keys import BATCH_DIGEST, STEP, TRAIN_NLL
 
 if TYPE_CHECKING:
     import numpy as np

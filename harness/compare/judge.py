@@ -21,7 +21,7 @@ from harness.compare.paired import (
 )
 from harness.compare.seeds import compare_configs, welch
 from harness.exceptions import ConfigError, RunDirError
-from harness.run_dir import STEP, TRAIN_NLL, test_key
+from harness.metric_keys import STEP, TRAIN_NLL, test_key
 
 if TYPE_CHECKING:
     import pandas as pd

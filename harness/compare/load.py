@@ -15,7 +15,8 @@ from harness.compare.metric_table import concat
 from harness.compare.read_run import TEST_CONTENTS, RunData, data_path, read_directory, read_mlflow_run
 from harness.compare.sources import find_sources
 from harness.exceptions import RunDirError
-from harness.run_dir import EVALUATIONS, METRICS, STEP, Row, RunDir
+from harness.metric_keys import STEP
+from harness.run_dir import EVALUATIONS, METRICS, Row, RunDir
 
 if TYPE_CHECKING:
     import numpy as np

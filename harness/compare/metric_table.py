@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.files import Row
-from harness.run_dir import STEP
+from harness.metric_keys import STEP
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,7 +11,8 @@ from harness.compare import tinker_cookbook
 from harness.compare.cache import cached
 from harness.compare.metric_table import notes_of, read_table, sorted_by_step, table_of
 from harness.exceptions import RunDirError, TrackingError, as_written
-from harness.run_dir import EVAL_EXAMPLES, METRICS, STEP, SUPERSEDED_BY, Row, RunDir
+from harness.metric_keys import STEP
+from harness.run_dir import EVAL_EXAMPLES, METRICS, SUPERSEDED_BY, Row, RunDir
 from harness.run_tags import tags
 
 if TYPE_CHECKING:

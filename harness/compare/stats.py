@@ -7,7 +7,7 @@ from harness import config_io
 from harness.compare.load import RUN, Runs
 from harness.compare.read_run import data_path
 from harness.exceptions import ConfigError
-from harness.run_dir import NUM_LOSS_TOKENS, NUM_TOKENS, STEP, TRAIN_NLL, test_key
+from harness.metric_keys import NUM_LOSS_TOKENS, NUM_TOKENS, STEP, TRAIN_NLL, test_key
 
 if TYPE_CHECKING:
     import pandas as pd

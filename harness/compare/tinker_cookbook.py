@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from harness import config_io
 from harness.files import Row, read_jsonl
-from harness.run_dir import CHECKPOINTS, CONFIG, NUM_LOSS_TOKENS, NUM_SEQUENCES, PROGRESS, STEP, TIME_STEP, RunDir
+from harness.metric_keys import NUM_LOSS_TOKENS, NUM_SEQUENCES, PROGRESS, STEP, TIME_STEP
+from harness.run_dir import CHECKPOINTS, CONFIG, RunDir
 
 if TYPE_CHECKING:
     import pyarrow as pa

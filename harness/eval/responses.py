@@ -18,8 +18,9 @@ import chz
 
 from harness.eval.evaluators import SamplingClientEvaluator
 from harness.exceptions import ConfigError, DataError, RendererError
+from harness.metric_keys import eval_key
 from harness.renderers.messages import Message, plain_messages
-from harness.run_dir import Row, eval_key
+from harness.run_dir import Row
 from harness.supervised.conversation_files import read_conversations
 from harness.supervised.mapping import canonical
 from harness.supervised.types import ChatDatasetBuilderCommonConfig

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness import run_dir
+from harness import metric_keys
 from harness.backends.base import Future, SamplingClient, TrainingClient
 from harness.eval.evaluators import Evaluator, EvaluatorBuilder, SamplingClientEvaluator, TrainingClientEvaluator
 from harness.eval.responses import ResponsesBuilder, ResponsesEvaluator
@@ -168,7 +168,7 @@ def _checked(evaluator: Evaluator, found: Any, step: int) -> Row:
     for key, value in found.items():
         if not isinstance(key, str) or not isinstance(value, numbers.Real):
             raise ConfigError(f"evaluator {name} returned {key!r}: {value!r:.80}: it must return numbers by name")
-        if run_dir.is_own(key):
+        if metric_keys.is_own(key):
             raise ConfigError(f"evaluator {name} returned {key}, a name of the trainer's own: give it another one")
         if math.isfinite(value):
             metrics[key] = float(value)

@@ -7,7 +7,8 @@ from typing import Any
 
 from harness.backends.base import Future, TrainingClient
 from harness.exceptions import ConfigError, DataError
-from harness.run_dir import Row, test_key
+from harness.metric_keys import test_key
+from harness.run_dir import Row
 from harness.supervised.batches import trainable
 from harness.supervised.datum import Scorer, digest, example_id
 from harness.supervised.survey import count

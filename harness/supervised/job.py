@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from harness import run_dir
+from harness import metric_keys
 from harness.backends.base import Backend, TrainingClient
 from harness.eval.responses import ResponsesEvaluator
 from harness.exceptions import (
@@ -293,7 +293,7 @@ def tell_what_is_left(
     """Print from where the run goes on, how far, and what that will use."""
     step = checkpoint.step if checkpoint else 0
     if checkpoint:
-        beyond = sum(run_dir.TRAIN_NLL in row for row in run.metrics_from(step))
+        beyond = sum(metric_keys.TRAIN_NLL in row for row in run.metrics_from(step))
         replayed = f"; {beyond} steps trained beyond it are made again and compared" if beyond else ""
         console.print(f"resuming at step {step} from checkpoint {checkpoint.name}{replayed}")
     total_steps = work.plan.total_steps

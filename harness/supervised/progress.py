@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from harness import run_dir
+from harness import metric_keys
 from harness.run_dir import Row
 
 _POLL_SECONDS = 1.0
@@ -87,12 +87,12 @@ class ProgressDisplay:
 
     def update(self, row: Row) -> None:
         """Show a row: a step that was trained, or the last evaluation."""
-        step = row[run_dir.STEP]
-        is_trained = run_dir.TRAIN_NLL in row
-        train = f"train {row[run_dir.TRAIN_NLL]:.4f}" if is_trained else ""
-        test = "  ".join(f"{key.removesuffix('/nll')} {row[key]:.4f}" for key in row if run_dir.is_test_nll(key))
-        others = "  ".join(f"{key} {row[key]:.4g}" for key in row if not run_dir.is_own(key))  # of evaluators
-        speed = f"{row[run_dir.NUM_TOKENS] / row[run_dir.TIME_STEP]:,.0f} tokens/s" if is_trained else ""
+        step = row[metric_keys.STEP]
+        is_trained = metric_keys.TRAIN_NLL in row
+        train = f"train {row[metric_keys.TRAIN_NLL]:.4f}" if is_trained else ""
+        test = "  ".join(f"{key.removesuffix('/nll')} {row[key]:.4f}" for key in row if metric_keys.is_test_nll(key))
+        others = "  ".join(f"{key} {row[key]:.4g}" for key in row if not metric_keys.is_own(key))  # of evaluators
+        speed = f"{row[metric_keys.NUM_TOKENS] / row[metric_keys.TIME_STEP]:,.0f} tokens/s" if is_trained else ""
         done = step + is_trained
         if self._bar:
             self._tested = test or self._tested

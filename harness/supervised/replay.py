@@ -20,7 +20,7 @@ import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 
-from harness import run_dir
+from harness import metric_keys, run_dir
 from harness.exceptions import BackendError
 from harness.files import count_lines
 from harness.run_dir import Row, RunDir
@@ -28,11 +28,11 @@ from harness.run_dir import Row, RunDir
 logger = logging.getLogger(__name__)
 
 _HELD_EQUAL = (
-    run_dir.BATCH_DIGEST,
-    run_dir.NUM_SEQUENCES,
-    run_dir.NUM_TOKENS,
-    run_dir.NUM_LOSS_TOKENS,
-    run_dir.LEARNING_RATE,
+    metric_keys.BATCH_DIGEST,
+    metric_keys.NUM_SEQUENCES,
+    metric_keys.NUM_TOKENS,
+    metric_keys.NUM_LOSS_TOKENS,
+    metric_keys.LEARNING_RATE,
 )
 _ENOUGH_ROWS = 2  # see the limit above
 NUM_NOISE_PASSES = 5  # over one batch, to measure a service's noise
@@ -81,7 +81,7 @@ class Ledger:
                 num_lost,
             )
         self._tested = run.test_nlls(tested)
-        self._recorded = {row[run_dir.STEP]: row for row in run.metrics_from(next_step)}
+        self._recorded = {row[metric_keys.STEP]: row for row in run.metrics_from(next_step)}
         run.cut_evaluations(from_step=run.num_steps_recorded())
         self._evaluated = {_evaluation(row) for row in run.eval_examples_from(next_step)}  # a power cut can take one
         self._sampled = {_sample(row) for row in run.samples(next_step)}
@@ -135,14 +135,14 @@ class Ledger:
         for key, value in row.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise BackendError(
-                    f"{self._run}: {key} is {value} at step {row[run_dir.STEP]}: lower learning_rate or set "
+                    f"{self._run}: {key} is {value} at step {row[metric_keys.STEP]}: lower learning_rate or set "
                     "grad_clip_norm, and give another log_path"
                 )
-        eval_rows = [{run_dir.STEP: row[run_dir.STEP]} | r for r in eval_rows]
-        samples = [{run_dir.STEP: row[run_dir.STEP]} | r for r in samples]
-        recorded = self._recorded.pop(row[run_dir.STEP], None)
+        eval_rows = [{metric_keys.STEP: row[metric_keys.STEP]} | r for r in eval_rows]
+        samples = [{metric_keys.STEP: row[metric_keys.STEP]} | r for r in samples]
+        recorded = self._recorded.pop(row[metric_keys.STEP], None)
         if recorded is not None:
-            num_loss_tokens = {run_dir.test_key(r["set"], "nll"): sum(r["num_loss_tokens"]) for r in eval_rows}
+            num_loss_tokens = {metric_keys.test_key(r["set"], "nll"): sum(r["num_loss_tokens"]) for r in eval_rows}
             difference = self._first_difference(recorded, row, num_loss_tokens, repeatable)
             if difference is None:
                 self._run.append_samples([r for r in samples if _sample(r) not in self._sampled])
@@ -152,12 +152,12 @@ class Ledger:
                 elif row.keys() - recorded.keys():  # it stood for the last evaluation, and the run goes on
                     self._run.complete_row(row | recorded)
                 return
-            self._supersede(row[run_dir.STEP], difference)
+            self._supersede(row[metric_keys.STEP], difference)
         self._run.append_samples(samples)
         self._run.append_eval_examples(eval_rows)
         self._run.append_metrics(row)
-        if (nll := run_dir.first_test_nll(row)) is not None:
-            self._tested[row[run_dir.STEP]] = nll
+        if (nll := metric_keys.first_test_nll(row)) is not None:
+            self._tested[row[metric_keys.STEP]] = nll
 
     def _verified(self) -> None:
         self.num_verified += 1
@@ -191,7 +191,7 @@ class Ledger:
                 self.largest_difference = max(self.largest_difference, difference)
                 tolerance = self.tolerance or 0.0
                 if isinstance(tolerance, Noise):
-                    tolerance = tolerance.of_mean(num_loss_tokens.get(key) or row[run_dir.NUM_LOSS_TOKENS])
+                    tolerance = tolerance.of_mean(num_loss_tokens.get(key) or row[metric_keys.NUM_LOSS_TOKENS])
                 if difference > tolerance:
                     return key, before, now
         for key in repeatable if self.tolerance == 0 else ():
@@ -229,22 +229,22 @@ def noise_of(passes: list[list[float]], num_loss_tokens: int) -> Noise:
 
 def _num_evaluations_lost(run: RunDir, tested: list[Row], before_step: int) -> int:
     """Evaluations before that step which metrics.jsonl has (``tested``) and eval_examples.jsonl has not."""
-    rows = [row for row in tested if row[run_dir.STEP] < before_step]
+    rows = [row for row in tested if row[metric_keys.STEP] < before_step]
     num_there = count_lines(run / run_dir.EVAL_EXAMPLES) - len(run.eval_examples_from(before_step))
-    return sum(run_dir.is_test_nll(key) for row in rows for key in row) - num_there
+    return sum(metric_keys.is_test_nll(key) for row in rows for key in row) - num_there
 
 
 def _is_trained(row: Mapping[str, object]) -> bool:
-    return run_dir.TRAIN_NLL in row
+    return metric_keys.TRAIN_NLL in row
 
 
 def _is_loss(key: str) -> bool:
-    return key == run_dir.TRAIN_NLL or run_dir.is_test_nll(key)
+    return key == metric_keys.TRAIN_NLL or metric_keys.is_test_nll(key)
 
 
 def _sample(row: Row) -> tuple[int, str, str, int]:
-    return row[run_dir.STEP], row["evaluator"], row["id"], row["number"]
+    return row[metric_keys.STEP], row["evaluator"], row["id"], row["number"]
 
 
 def _evaluation(eval_row: Row) -> tuple[int, str]:
-    return eval_row[run_dir.STEP], eval_row["set"]
+    return eval_row[metric_keys.STEP], eval_row["set"]

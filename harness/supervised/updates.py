@@ -15,7 +15,7 @@ from typing import Any
 
 import tinker
 
-from harness import run_dir
+from harness import metric_keys
 from harness.backends.base import Future, Saved
 from harness.eval.evaluators import Evaluator
 from harness.run_dir import CheckpointRecord, Row, RunDir
@@ -137,20 +137,20 @@ class Updates:
             await update.optim_step.result_async()
         now = time.monotonic()
         row = {
-            run_dir.STEP: update.step,
-            run_dir.TS: now_ms(),
-            run_dir.EPOCH: batch.position.epoch,
-            run_dir.PROGRESS: update.step / self._job.plan.total_steps,
-            run_dir.BATCH_DIGEST: batch.digest,
-            run_dir.LEARNING_RATE: update.learning_rate,
-            run_dir.NUM_SEQUENCES: len(batch.data),
-            run_dir.NUM_TOKENS: batch.scorer.num_tokens,
-            run_dir.NUM_LOSS_TOKENS: sum(batch.scorer.num_loss_tokens),
-            run_dir.TRAIN_NLL: score.mean_nll,
-            run_dir.TRAIN_BPB: score.bits_per_byte,
+            metric_keys.STEP: update.step,
+            metric_keys.TS: now_ms(),
+            metric_keys.EPOCH: batch.position.epoch,
+            metric_keys.PROGRESS: update.step / self._job.plan.total_steps,
+            metric_keys.BATCH_DIGEST: batch.digest,
+            metric_keys.LEARNING_RATE: update.learning_rate,
+            metric_keys.NUM_SEQUENCES: len(batch.data),
+            metric_keys.NUM_TOKENS: batch.scorer.num_tokens,
+            metric_keys.NUM_LOSS_TOKENS: sum(batch.scorer.num_loss_tokens),
+            metric_keys.TRAIN_NLL: score.mean_nll,
+            metric_keys.TRAIN_BPB: score.bits_per_byte,
             **measured.metrics,
-            run_dir.TIME_STEP: now - self._finished_at,
-            run_dir.TIME_DATA: update.time_data,
+            metric_keys.TIME_STEP: now - self._finished_at,
+            metric_keys.TIME_DATA: update.time_data,
         }
         self._finished_at = now
         self._ledger.write(row, measured.eval_rows, measured.samples, measured.repeatable)
@@ -163,7 +163,7 @@ class Updates:
     async def stops_improving(self, evaluation: Evaluation) -> bool:
         """Whether with this evaluation ``early_stop_patience`` is used up; one without a test NLL does not count."""
         assert self._config.early_stop_patience is not None
-        nll = run_dir.first_test_nll((await self._read(evaluation)).metrics)
+        nll = metric_keys.first_test_nll((await self._read(evaluation)).metrics)
         return (
             nll is not None
             and self._ledger.evaluations_since_best(evaluation.step, nll) >= self._config.early_stop_patience
@@ -199,10 +199,10 @@ class Updates:
         others = [e for e in evaluations.all if evaluation is None or e not in evaluation.evaluators]
         measured = await self._read(evaluation, await self._evaluate(step, others))
         row = {
-            run_dir.STEP: step,
-            run_dir.TS: now_ms(),
-            run_dir.EPOCH: position.epoch,
-            run_dir.PROGRESS: step / self._job.plan.total_steps,
+            metric_keys.STEP: step,
+            metric_keys.TS: now_ms(),
+            metric_keys.EPOCH: position.epoch,
+            metric_keys.PROGRESS: step / self._job.plan.total_steps,
             **measured.metrics,
         }
         self._ledger.write(row, measured.eval_rows, measured.samples, measured.repeatable)
@@ -260,7 +260,7 @@ class Updates:
             for evaluation in evaluations:
                 measured = measured.plus(await evaluation.read())
         seconds = time.monotonic() - evaluations[0].asked_at
-        return measured.plus(Measured({run_dir.TIME_EVAL: seconds}))
+        return measured.plus(Measured({metric_keys.TIME_EVAL: seconds}))
 
     def _save_if_due(self, next_step: int, position: Position) -> Save | None:
         """The last one is :meth:`save`'s."""

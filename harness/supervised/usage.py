@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness import run_dir
+from harness import metric_keys
 from harness.disk_usage import in_words
 from harness.prices import Prices
 from harness.run_dir import CheckpointRecord, Row, RunDir
@@ -232,14 +232,14 @@ def _used_before(run: RunDir, an_evaluation: int) -> Usage:
         Usage(
             steps=len(trained),
             trained=sum(trained),
-            evaluated=an_evaluation * sum(run_dir.first_test_nll(row) is not None for row in rows),
+            evaluated=an_evaluation * sum(metric_keys.first_test_nll(row) is not None for row in rows),
             checkpoints=sum(record.step > first for record in run.checkpoints()),
         )
     )
 
 
 def _lengths_in(rows: Sequence[Row]) -> list[int]:
-    return [row[run_dir.NUM_TOKENS] for row in rows if run_dir.TRAIN_NLL in row]
+    return [row[metric_keys.NUM_TOKENS] for row in rows if metric_keys.TRAIN_NLL in row]
 
 
 def _num(count: int, what: str) -> str:

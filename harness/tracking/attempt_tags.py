@@ -2,7 +2,8 @@
 
 from harness.config_io import flatten
 from harness.exceptions import as_written
-from harness.run_dir import TS, Row, RunDir
+from harness.metric_keys import TS
+from harness.run_dir import Row, RunDir
 from harness.times import utc
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.metric_keys import STEP, TRAIN_NLL, is_test_nll
 from harness.plot import Curve, draw_nll
 from harness.run_dir import (
     ATTEMPTS,
@@ -18,10 +19,7 @@ from harness.run_dir import (
     LATER_EVALUATIONS,
     METRICS,
     SAMPLES,
-    STEP,
-    TRAIN_NLL,
     RunDir,
-    is_test_nll,
 )
 
 if TYPE_CHECKING:

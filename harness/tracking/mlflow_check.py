@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.config_io import redact
-from harness.run_dir import STEP, SUPERSEDED_BY, TS, RunDir
+from harness.metric_keys import STEP, TS
+from harness.run_dir import SUPERSEDED_BY, RunDir
 from harness.tracking import mlflow_artifacts, mlflow_data, mlflow_models, mlflow_run, mlflow_store, mlflow_tags
 from harness.tracking.mlflow_mirror import destination, locate, params, run_tags, valid_cursor
 from harness.tracking.mlflow_store import one_line_errors

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 from harness.config_io import flatten, redact
 from harness.exceptions import HarnessError, TrackingError, as_written
-from harness.run_dir import MIRROR, TS, Row, RunDir
+from harness.metric_keys import TS
+from harness.run_dir import MIRROR, Row, RunDir
 from harness.tracking import mlflow_artifacts, mlflow_data, mlflow_models, mlflow_run, mlflow_store, mlflow_tags
 from harness.tracking.attempt_tags import attempt_tags
 from harness.tracking.mlflow_parents import parent_tags

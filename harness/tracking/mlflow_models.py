@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from harness.config_io import redact
-from harness.run_dir import STEP, TS, CheckpointRecord, Row, RunDir, first_test_nll, test_key
+from harness.metric_keys import STEP, TS, first_test_nll, test_key
+from harness.run_dir import CheckpointRecord, Row, RunDir
 from harness.tracking import mlflow_run
 from harness.tracking.mlflow_data import test_sets
 from harness.tracking.mlflow_tags import RUN_ID, renderer_name

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from harness.config_io import redact
 from harness.exceptions import RunDirError, TrackingError
-from harness.run_dir import (
+from harness.metric_keys import (
     EPOCH,
     LEARNING_RATE,
-    METRICS,
     NUM_LOSS_TOKENS,
     NUM_SEQUENCES,
     NUM_TOKENS,
@@ -25,9 +24,8 @@ from harness.run_dir import (
     TRAIN_BPB,
     TRAIN_NLL,
     TS,
-    Row,
-    RunDir,
 )
+from harness.run_dir import METRICS, Row, RunDir
 from harness.tracking import mlflow_artifacts, mlflow_run, mlflow_store, mlflow_tags
 from harness.tracking.mlflow_data import UNKNOWN
 from harness.tracking.mlflow_store import one_line_errors

@@ -14,17 +14,8 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from harness.run_dir import (
-    NUM_TOKENS,
-    STEP,
-    SUPERSEDED_BY,
-    TIME_STEP,
-    TRAIN_NLL,
-    TS,
-    Row,
-    RunDir,
-    first_test_nll,
-)
+from harness.metric_keys import NUM_TOKENS, STEP, TIME_STEP, TRAIN_NLL, TS, first_test_nll
+from harness.run_dir import SUPERSEDED_BY, Row, RunDir
 
 TOTAL_TOKENS = "total_tokens"
 WALL_SECONDS = "wall_seconds"

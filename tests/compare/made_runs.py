@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.run_dir import NUM_LOSS_TOKENS, NUM_TOKENS, STEP, TRAIN_NLL, Row, RunDir, test_key
+from harness.metric_keys import NUM_LOSS_TOKENS, NUM_TOKENS, STEP, TRAIN_NLL, test_key
+from harness.run_dir import Row, RunDir
 
 CONFIG: Row = {
     "type": "harness.supervised.train:Config",

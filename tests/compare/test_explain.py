@@ -8,7 +8,7 @@ from harness.compare.judge import _SAME_DATA
 from harness.compare.load import Evaluation
 from harness.compare.paired import compare_examples
 from harness.exceptions import ConfigError
-from harness.run_dir import BATCH_DIGEST
+from harness.metric_keys import BATCH_DIGEST
 from tests.compare.made_runs import last_row, make_run, scored, train_row
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from harness.compare import explain, load_runs
 from harness.compare.explain_tables import explain_sections, harmless, shortened, words_of_parted
 from harness.compare.terminal import print_sections
-from harness.run_dir import BATCH_DIGEST
+from harness.metric_keys import BATCH_DIGEST
 from harness.supervised.mapping import fingerprint
 from tests.compare.made_runs import last_row, make_run, scored, train_row
 

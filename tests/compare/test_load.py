@@ -8,7 +8,8 @@ import pytest
 
 from harness.compare import align, load_runs
 from harness.exceptions import RunDirError
-from harness.run_dir import METRICS, STEP, TRAIN_NLL
+from harness.metric_keys import STEP, TRAIN_NLL
+from harness.run_dir import METRICS
 from harness.run_tags import change_tags
 from tests.compare.made_runs import last_row, make_run, scored, train_row
 

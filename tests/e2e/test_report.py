@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from harness import run_dir
-from harness.run_dir import NUM_TOKENS, TRAIN_NLL, Row, RunDir
+from harness import metric_keys
+from harness.metric_keys import NUM_TOKENS, TRAIN_NLL
+from harness.run_dir import Row, RunDir
 from tests.compare.made_runs import make_run, realistic_rows, scored
 from tests.e2e.conftest import Workplace
 from tests.e2e.test_browser import browser as browser
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 STEPS, EVAL_EVERY = 120, 20
 CONFIGS = {"lr1e-4": (1.62, 0.6, 0.05), "lr3e-4": (1.5, 1.0, 0.1), "lr1e-3": (1.47, 1.9, 0.45)}  # floor, speed, overfit
 BASELINE, RESUMED, KILLED = "lr1e-4-seed0", "lr1e-3-seed1", "lr3e-3 <b>&amp;"
-TEST_NLL = run_dir.test_key("", "nll")
+TEST_NLL = metric_keys.test_key("", "nll")
 
 Open = Callable[..., "Page"]
 Scheme = Literal["light", "dark"]
