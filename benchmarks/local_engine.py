@@ -23,7 +23,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import tinker
 
 BATCH_SIZE, MAX_LENGTH, LORA_RANK, LEARNING_RATE = 8, 256, 32, 1e-4
 NUM_CONVERSATIONS, NUM_BATCHES = 400, 5  # batches are formed of these, and this many of them are trained on
@@ -100,8 +103,8 @@ def compare(arguments: argparse.Namespace, dtype: str) -> None:
 # ---- data
 
 
-def batches(order: str) -> list[Batch]:
-    """A sample of the batches that the conversations form: grouped by length, as a sampler does, or at random."""
+def conversations(number: int) -> Batch:
+    """The first of the chitchat conversations."""
     from harness.model_info import get_recommended_renderer_name
     from harness.renderers import get_renderer
     from harness.tokenizer_utils import get_tokenizer
@@ -115,14 +118,29 @@ def batches(order: str) -> list[Batch]:
             example = renderer.build_supervised_example(json.loads(line)["messages"]).truncated(MAX_LENGTH)
             if any(example.weights):
                 rows.append({"tokens": list(example.tokens), "mask": [0, *(int(w) for w in example.weights)]})
-            if len(rows) == NUM_CONVERSATIONS:
+            if len(rows) == number:
                 break
+    return rows
+
+
+def batches(order: str) -> list[Batch]:
+    """A sample of the batches that the conversations form: grouped by length, as a sampler does, or at random."""
+    rows = conversations(NUM_CONVERSATIONS)
     if order == "grouped":
         rows.sort(key=lambda row: -len(row["tokens"]))
     else:
         random.Random(0).shuffle(rows)
     formed = [rows[i : i + BATCH_SIZE] for i in range(0, len(rows), BATCH_SIZE)]
     return formed[len(formed) // NUM_BATCHES // 2 :: len(formed) // NUM_BATCHES]
+
+
+def to_datum(row: dict[str, list[Any]]) -> tinker.Datum:
+    import tinker
+
+    return tinker.Datum(
+        model_input=tinker.ModelInput.from_ints(row["tokens"][:-1]),
+        loss_fn_inputs={"target_tokens": row["tokens"][1:], "weights": list(map(float, row["mask"][1:]))},  # pyright: ignore[reportArgumentType]
+    )
 
 
 def num_inputs(batch: Batch) -> int:
@@ -164,14 +182,7 @@ def engine(dtype: str, data: list[Batch]) -> dict[str, Any]:
     )
     ends, losses = [], []
     for batch in data:
-        datums = [
-            tinker.Datum(
-                model_input=tinker.ModelInput.from_ints(row["tokens"][:-1]),
-                loss_fn_inputs={"target_tokens": row["tokens"][1:], "weights": list(map(float, row["mask"][1:]))},  # pyright: ignore[reportArgumentType]
-            )
-            for row in batch
-        ]
-        answer = client.forward_backward(datums, "cross_entropy")
+        answer = client.forward_backward([to_datum(row) for row in batch], "cross_entropy")
         client.optim_step(tinker.AdamParams(learning_rate=LEARNING_RATE)).result()
         ends.append(now())
         losses.append(answer.result().metrics["loss:sum"] / sum(sum(row["mask"]) for row in batch))

@@ -13,11 +13,13 @@ evaluation. The other loop prepares its data in the event loop, ours on a thread
 
 Then a client that works on each request for 200 ms, one after another, as a service does: how long it has nothing to
 do, because nothing is asked of it, between its first request and its last. Our loop evaluates and saves meanwhile, the
-other one saves: it evaluates with another client.
+other one saves: it evaluates with another client. Last, a client far away: 30 ms of work a request, 100 ms to it and
+100 ms back, for several submit_ahead.
 """
 
 import asyncio
 import contextlib
+import functools
 import io
 import itertools
 import json
@@ -52,6 +54,7 @@ from tests.e2e.npm_tokenizers import LLAMA3, npm_tokenizer
 BATCH_SIZE, MAX_LENGTH = 8, 256
 ROUNDS, STEPS = 5, 40
 LATENCY, LATENT_STEPS = 0.2, 25  # seconds a request
+FAR, TRANSIT, AHEAD = 0.03, 0.1, (1, 4, 8)  # seconds a request, seconds each way
 RENDERER, CHARACTERS = "llama3", 700
 Loop = Callable[..., None]
 
@@ -113,9 +116,17 @@ def idle_time(loops: dict[str, Loop], tokenizer: str, folder: Path) -> None:
         client = Client(LATENCY)
         loop(client, tokenizer, folder / f"idle-{name}", max_steps=LATENT_STEPS, eval_every=8)
         print(f"{client.idle:8.2%} of the time idle, {len(client.worked)} requests     {name}")
+    print(f"{1000 * FAR:.0f} ms of work a request, {1000 * TRANSIT:.0f} ms each way")
+    near = {f"this loop, submit_ahead={ahead}": functools.partial(ours, submit_ahead=ahead) for ahead in AHEAD}
+    for name, loop in (near | {"tinker-cookbook's": theirs}).items():
+        client = Client(FAR, TRANSIT)
+        loop(client, tokenizer, folder / f"far-{name}", max_steps=LATENT_STEPS, eval_every=0)
+        print(f"{client.idle:8.2%} of the time idle     {name}")
 
 
-def ours(client: "Client", tokenizer: str, log_path: Path, *, max_steps: int, eval_every: int) -> None:
+def ours(
+    client: "Client", tokenizer: str, log_path: Path, *, max_steps: int, eval_every: int, submit_ahead: int = 1
+) -> None:
     FakeBackend.client = client
     common_config = ChatDatasetBuilderCommonConfig(
         model_name_for_tokenizer=tokenizer, renderer_name=RENDERER, max_length=MAX_LENGTH, batch_size=BATCH_SIZE
@@ -130,6 +141,7 @@ def ours(client: "Client", tokenizer: str, log_path: Path, *, max_steps: int, ev
         backend=FakeBackend(),
         max_steps=max_steps,
         eval_every=eval_every,
+        submit_ahead=submit_ahead,
         mirror=False,
     )
     with quiet():
@@ -174,18 +186,18 @@ class Answer:
 
 
 class Client:
-    """Works on each request for ``latency`` seconds, in their order.
+    """Works on each request for ``latency`` seconds, in their order; requests and answers arrive after ``transit``.
 
     Attributes:
         updates: When each forward_backward was asked for: by the processor time of the asking thread, by that of all
             threads, and by the clock.
-        worked: When each request was asked for, and when the work on it ended.
+        worked: When each request arrived, and when the work on it ended.
     """
 
-    def __init__(self, latency: float = 0.0):
+    def __init__(self, latency: float = 0.0, transit: float = 0.0):
         self.updates: list[tuple[float, ...]] = []
         self.worked: list[tuple[float, float]] = []
-        self._latency = latency
+        self._latency, self._transit = latency, transit
         self._worker = ThreadPoolExecutor(max_workers=1)
 
     @property
@@ -212,16 +224,17 @@ class Client:
         return self._asked(lambda: SimpleNamespace(path=f"tinker://{name}-weights"))
 
     def _asked(self, work: Callable[[], Any]) -> Answer:
-        if self._latency:
-            return Answer(self._worker.submit(self._work, work, time.perf_counter()))
         future: Future[Any] = Future()
-        future.set_result(work())
+        if self._latency:
+            self._worker.submit(self._work, work, time.perf_counter() + self._transit, future)
+        else:
+            future.set_result(work())
         return Answer(future)
 
-    def _work(self, work: Callable[[], Any], asked: float) -> Any:
-        time.sleep(self._latency)
-        self.worked.append((asked, time.perf_counter()))
-        return work()
+    def _work(self, work: Callable[[], Any], arrives: float, future: "Future[Any]") -> None:
+        time.sleep(max(0.0, arrives - time.perf_counter()) + self._latency)
+        self.worked.append((arrives, time.perf_counter()))
+        threading.Timer(self._transit, future.set_result, (work(),)).start()
 
     def service(self) -> Any:
         """A service client that gives this one."""

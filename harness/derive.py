@@ -20,7 +20,7 @@ from harness.backends.base import Backend
 from harness.config_io import from_json
 from harness.exceptions import ConfigError, RunDirError
 from harness.files import append_jsonl, write_json
-from harness.run_dir import CheckpointRecord, RunDir
+from harness.run_dir import CheckpointRecord, Row, RunDir
 from harness.supervised import provenance
 from harness.supervised.train import Config, with_own_builder
 
@@ -155,10 +155,17 @@ def _is_fork(run: RunDir, parent: dict[str, Any]) -> bool:
     return all(there.get(key) == parent[key] for key in ("run_id", "at", "weights_only"))
 
 
+def _numerics(of_parent: Row, config: Config) -> Row:
+    """What the backend fixed when the parent was started, but for what ``config`` asks of it otherwise."""
+    changed = provenance.changed_fields(of_parent["config"], config, except_for=())
+    here = config.backend.numerics() if any(path.startswith("backend.") for path in changed) else {}
+    return of_parent["numerics"] | {name: value for name, value in here.items() if f"backend.{name}" in changed}
+
+
 def _write_fork(run: RunDir, fork: RunDir, config: Config, record: CheckpointRecord, parent: dict[str, Any]) -> None:
     of_parent = run.config()
     document = provenance.document(
-        config, recipe=of_parent["recipe"], numerics=of_parent["numerics"], data=of_parent["data"]
+        config, recipe=of_parent["recipe"], numerics=_numerics(of_parent, config), data=of_parent["data"]
     )
     if (run / run_dir.EXAMPLES).exists():
         shutil.copyfile(run / run_dir.EXAMPLES, fork / run_dir.EXAMPLES)

@@ -183,7 +183,7 @@ def answered(value: Any) -> FakeFuture:
 @chz.chz
 class FakeBackend(Backend):
     """``die_after``: the process dies (see Died) once the client has worked off so many requests. ``noise``: the
-    deviation of its log-probabilities, which nobody told the trainer."""
+    deviation of its log-probabilities, which nobody told the trainer. ``cut`` changes rounding alone, as one says."""
 
     name: ClassVar[str] = "fake"
     clients: ClassVar[list[FakeClient]] = []  # every client made, the newest last
@@ -191,12 +191,13 @@ class FakeBackend(Backend):
     die_after: int | None = chz.field(default=None, metadata={"place": True})
     noise: float = chz.field(default=0.0, metadata={"place": True})
     forget_optimizer: bool = chz.field(default=False, metadata={"place": True})
+    cut: int = chz.field(default=4, metadata={"tunable": True})
 
     def check(self, model_name: str) -> None:
         pass
 
     def numerics(self) -> dict[str, Any]:
-        return {"dtype": "float64"}
+        return {"dtype": "float64", "cut": self.cut}
 
     def tolerance(self, numerics: dict[str, Any]) -> float | None:
         return None if self.noise else 0.0

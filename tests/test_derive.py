@@ -51,6 +51,13 @@ def test_a_fork_with_another_learning_rate_differs_from_its_step_on(parent, tmp_
     ]
 
 
+def test_a_fork_computes_as_its_parent_did_but_for_what_is_asked(parent, tmp_path):
+    path = parent / "config.json"
+    path.write_text(path.read_text().replace('"dtype": "float64"', '"dtype": "float32"'))  # of another machine
+    fork = forked(parent, "8", f"log_path={tmp_path / 'f'}", "backend.cut=2")
+    assert fork.config()["numerics"] == {"dtype": "float32", "cut": 2}
+
+
 def test_a_fork_of_the_weights_alone_has_a_fresh_optimiser(parent, tmp_path):
     cold = forked(parent, "8", f"log_path={tmp_path / 'cold'}", weights_only=True)
     assert FakeBackend.clients[-1].num_updates == 7

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +114,17 @@ def is_as_last_asked(run: RunDir, config: Any) -> bool:
 
 
 def changed_fields(before: Row, config: Any, *, except_for: tuple[str, ...]) -> dict[str, tuple[Any, Any]]:
-    """Where the document ``before`` and ``config`` differ, by dotted path; fields with one of these marks aside."""
+    """Where the document ``before`` and ``config`` differ, by dotted path; fields with one of these marks aside, and
+    those that ``before`` is too old to have and that have their default."""
     passed = {path for mark in except_for for path in _marked(config, mark)}
+    recorded = flatten(before)
+    new = _paths(config, _is_default) - recorded.keys()
 
-    def compared(flat: Row) -> Row:
-        return {k: v for k, v in flat.items() if k not in passed and not any(k.startswith(f"{p}.") for p in passed)}
+    def counts(path: str) -> bool:
+        return path not in passed | new and not any(path.startswith(f"{mark}.") for mark in passed)
 
-    return differences(compared(flatten(before)), compared(flatten(to_json(config))))
+    changed = differences(recorded, flatten(to_json(config)))
+    return {path: values for path, values in changed.items() if counts(path)}
 
 
 def listed(changed: dict[str, tuple[Any, Any]]) -> str:
@@ -176,12 +181,21 @@ def _main_module() -> str | None:
 
 def _marked(config: Any, mark: str) -> set[str]:
     """The paths of the fields with that mark in their metadata."""
+    return _paths(config, lambda field, _: (field.metadata or {}).get(mark))
+
+
+def _is_default(field: Any, value: Any) -> bool:
+    return type(value) is type(field._default) and value == field._default
+
+
+def _paths(config: Any, chosen: Callable[[Any, Any], Any]) -> set[str]:
+    """Of the fields of ``config``, at any depth, that are chosen by themselves and their value."""
     return {
         f"{path}.{name}" if path else name
-        for path, value in chz.traverse(config)
-        if chz.is_chz(value)
-        for name, field in chz.chz_fields(value).items()
-        if (field.metadata or {}).get(mark)
+        for path, holder in chz.traverse(config)
+        if chz.is_chz(holder)
+        for name, field in chz.chz_fields(holder).items()
+        if chosen(field, getattr(holder, name))
     }
 
 

@@ -1,5 +1,10 @@
+import json
 import sys
 
+import pytest
+
+from harness.exceptions import ConfigError
+from tests.fakes import FakeBackend
 from tests.supervised.runs import config, run
 
 
@@ -14,3 +19,16 @@ def test_the_command_is_recorded_once_a_run_and_once_an_attempt(tmp_path, monkey
     assert [(row["argv"], row["module"]) for row in found] == [
         (argv, "recipes.mine"), (argv, "recipes.mine"), (argv, None),
     ]  # fmt: skip
+
+
+def test_a_field_that_the_harness_had_not_yet_is_no_difference_at_its_default(tmp_path):
+    begun = run(config(tmp_path / "r", num_epochs=1))
+    document = begun.config()
+    del document["config"]["grad_clip_norm"], document["config"]["backend"]["cut"]
+    (begun / "config.json").write_text(json.dumps(document))
+    run(config(tmp_path / "r", num_epochs=2))
+    assert begun.num_steps_trained() == 2 * 5
+    with pytest.raises(
+        ConfigError, match=r"another config \(backend.cut: None there, 5 here; grad_clip_norm: None there"
+    ):
+        run(config(tmp_path / "r", num_epochs=2, grad_clip_norm=3.0, backend=FakeBackend(cut=5)))

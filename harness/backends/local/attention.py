@@ -18,6 +18,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from harness.backends.local import causal_attention
+
 NAME = "by_sequence"
 _lengths: contextvars.ContextVar[list[int] | None] = contextvars.ContextVar("lengths", default=None)
 
@@ -64,14 +66,27 @@ def _attention(
     options = {k: v for k, v in options.items() if k not in _WITHOUT_EFFECT and v is not None}
     if unknown := options.keys() - {"dropout", "scaling", "is_causal", "softcap"}:
         raise NotImplementedError(f"attention with {', '.join(sorted(unknown))}")
-    attend: Any = _softcapped if "softcap" in options else sdpa_attention_forward
     if not isinstance(attention_mask, _Masks):
-        return attend(module, query, key, value, attention_mask, **options)
+        return _attend(module, attention_mask, options, query, key, value), None
     of_each = zip(*(tensor.split(attention_mask.lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    outputs = [
-        attend(module, *qkv, mask, **options)[0] for qkv, mask in zip(of_each, attention_mask.of_each, strict=True)
-    ]
+    outputs = [_attend(module, mask, options, *qkv) for qkv, mask in zip(of_each, attention_mask.of_each, strict=True)]
     return torch.cat(outputs, dim=1), None
+
+
+def _attend(
+    module: torch.nn.Module,
+    mask: torch.Tensor | None,
+    options: dict[str, Any],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+) -> torch.Tensor:
+    if "softcap" in options:
+        return _softcapped(module, query, key, value, mask, **options)
+    is_causal = mask is None and options.get("is_causal", getattr(module, "is_causal", True))
+    if is_causal and not options.get("dropout") and causal_attention.is_faster(query, key, value):
+        return causal_attention.attend(module, query, key, value, options.get("scaling"))
+    return sdpa_attention_forward(module, query, key, value, mask, **options)[0]
 
 
 def _softcapped(
@@ -84,7 +99,7 @@ def _softcapped(
     softcap: float,
     scaling: float,
     dropout: float = 0.0,
-) -> tuple[torch.Tensor, None]:
+) -> torch.Tensor:
     """Scores through ``softcap * tanh(score / softcap)``, which SDPA has not. ``mask``: True where to attend."""
     key, value = (repeat_kv(tensor, module.num_key_value_groups) for tensor in (key, value))
     scores = softcap * torch.tanh(query @ key.transpose(2, 3) * (scaling / softcap))
@@ -92,7 +107,7 @@ def _softcapped(
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     weights = torch.nn.functional.dropout(scores.softmax(-1, dtype=torch.float32).to(query.dtype), dropout)
-    return (weights @ value).transpose(1, 2).contiguous(), None
+    return (weights @ value).transpose(1, 2).contiguous()
 
 
 AttentionInterface.register(NAME, _attention)

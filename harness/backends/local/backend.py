@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _REQUIRED = ("torch", "peft")
+_ROUNDING_ALONE: dict[str, Any] = {"tunable": True}  # changes the last digits: a fork may, a resume not
 
 
 @chz.chz
@@ -35,13 +36,18 @@ class LocalBackend(Backend):
         default=None,
         doc="Of the frozen weights: bfloat16 or float32. None: bfloat16 where the processor or GPU computes in it.",
     )
-    num_threads: int | None = chz.field(default=None, doc="Threads of torch. None: torch's own choice.")
+    num_threads: int | None = chz.field(
+        default=None, doc="Threads of torch. None: torch's own choice.", metadata=_ROUNDING_ALONE
+    )
     micro_batch_tokens: int = chz.field(
         default=2048,
         doc="Most tokens that go through the model at once. Bounds the memory: of a longer sequence, what the layers "
         "compute is computed again instead of kept.",
+        metadata=_ROUNDING_ALONE,
     )
-    eval_micro_batch_tokens: int = chz.field(default=8192, doc="The same for evaluation, where little is kept.")
+    eval_micro_batch_tokens: int = chz.field(
+        default=8192, doc="The same for evaluation, where little is kept.", metadata=_ROUNDING_ALONE
+    )
     lora_alpha: int = chz.field(default=32, doc="The LoRA's output is scaled by lora_alpha / lora_rank. 32 as Tinker.")
 
     train_attn: bool = chz.field(default=True, doc="Train a LoRA on the attention layers.")
@@ -123,14 +129,10 @@ class LocalBackend(Backend):
 
         def make_engine() -> Engine:
             torch_setup.apply(numerics)
-            try:
+            with torch_setup.memory_for(
+                f"{model_name} with lora_rank={lora_rank}", "lower it, or take a smaller model"
+            ):
                 engine = Engine(model_name, lora_rank=lora_rank, layers=layers, seed=seed, numerics=numerics)
-            except (MemoryError, RuntimeError) as error:
-                if isinstance(error, RuntimeError) and "memory" not in str(error):
-                    raise
-                raise BackendError(
-                    f"not enough memory for {model_name} with lora_rank={lora_rank}: lower it, or take a smaller model"
-                ) from error
             if state_path is not None:
                 engine.load_state(run_path / state_path)
             elif weights_path is not None:

@@ -116,7 +116,8 @@ class Engine:
         for batch in plan([len(sequence) for sequence in seen], max_tokens, end_to_end=self._end_to_end):
             if self.closing.is_set():
                 raise concurrent.futures.CancelledError
-            chosen = self._micro_batch([seen[i] for i in batch], backward=backward)
+            with torch_setup.memory_for(*self._size(batch, seen, backward=backward), at=f"update {self.num_steps}: "):
+                chosen = self._micro_batch([seen[i] for i in batch], backward=backward)
             for i in batch:
                 where = np.flatnonzero(sequences[i].weights)
                 logprobs[i][where], chosen = chosen[: len(where)], chosen[len(where) :]
@@ -144,6 +145,15 @@ class Engine:
             return self._head.logprobs(
                 hidden, output, self._tensor(batch.targets), self._tensor(batch.weights), backward=backward
             )
+
+    def _size(self, batch: list[int], seen: list[Sequence], *, backward: bool) -> tuple[str, str]:
+        """A micro-batch, and what to do where it takes too much memory."""
+        num_tokens, longest = sum(len(seen[i]) for i in batch), len(seen[batch[0]])
+        option = "micro_batch_tokens" if backward else "eval_micro_batch_tokens"
+        return (
+            f"{num_tokens} tokens at once, {longest} of them in one sequence",
+            f"lower backend.{option} or max_length; {self._last_good}",
+        )
 
     @contextlib.contextmanager
     def _recomputing(self, recompute: bool) -> Iterator[None]:

@@ -89,7 +89,10 @@ def load_lora_model(
     use_own_backward(base)
     targets = _linear_layers(base, layers)
     if not targets:
-        raise ConfigError(f"model {model_name!r} has no linear layer that backend.train_attn, … leave to be trained")
+        raise ConfigError(
+            f"model {model_name!r} has no linear layer of the kinds to be trained (backend.train_attn={layers.attn}, "
+            f"train_mlp={layers.mlp}, train_unembed={layers.unembed}): set another of them to true"
+        )
     config = LoraConfig(
         task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", target_modules=targets
     )

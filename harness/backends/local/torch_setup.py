@@ -1,14 +1,18 @@
 """What of this machine and of torch's global settings changes the numbers."""
 
+import contextlib
 import ctypes
 import importlib.metadata
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.utils.deterministic
+
+from harness.exceptions import BackendError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 ENGINE = 2
@@ -73,6 +77,17 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+@contextlib.contextmanager
+def memory_for(what: str, fix: str, *, at: str = "") -> Iterator[None]:
+    """Raises BackendError where memory runs out in here, of the machine or of the GPU."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise BackendError(f"{at}not enough memory for {what}: {fix}") from error
 
 
 def device(numerics: dict[str, Any]) -> torch.device:

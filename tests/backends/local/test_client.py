@@ -1,4 +1,5 @@
 import asyncio
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -234,6 +235,25 @@ def test_a_loss_that_is_not_finite_names_the_examples_and_the_last_state(make: M
     with pytest.raises(BackendError):
         saved.result()
     assert files(tmp_path / "checkpoints/000002") == before
+
+
+@pytest.mark.parametrize(("backward", "option"), [(True, "micro_batch_tokens"), (False, "eval_micro_batch_tokens")])
+def test_memory_that_runs_out_is_one_line(make: Make, monkeypatch: pytest.MonkeyPatch, backward: bool, option: str):
+    client = make()
+    train(client, range(2))
+    client.save_state("000002").result()
+
+    def exhausted(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(client._engine, "_micro_batch", exhausted)
+    with pytest.raises(BackendError) as error:
+        (client.forward_backward if backward else client.forward)(random_data([9, 20]), "cross_entropy").result()
+    assert re.fullmatch(
+        r"update 2: not enough memory for \d+ tokens at once, \d+ of them in one sequence: "
+        rf"lower backend.{option} or max_length; the last good state is checkpoints/000002",
+        str(error.value),
+    )
 
 
 def test_weights_that_are_not_finite_stop_the_run_too(make: Make):

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from harness.backends.local.client import LocalTrainingClient
+from harness.exceptions import ConfigError
 from tests.backends.local.support import ADAM, VOCAB_SIZE, datum, make_client, random_data, train
 
 LENGTHS = [17, 40, 3, 41, 64, 9, 1, 25]
@@ -206,6 +207,17 @@ def test_the_layers_that_are_trained(
     expected = reference(client, model, data)
     assert_equal_to(expected, client, rows_of(client.forward_backward(data, "cross_entropy").result()))
     client.close()
+
+
+def test_a_model_without_such_layers_is_refused(tmp_path: Path):
+    config = transformers.MambaConfig(vocab_size=VOCAB_SIZE, hidden_size=16, state_size=4, num_hidden_layers=1)
+    transformers.MambaForCausalLM(config).save_pretrained(tmp_path / "mamba")
+    with pytest.raises(ConfigError) as error:
+        make_client(tmp_path / "mamba", tmp_path, train_attn=False)
+    assert str(error.value) == (
+        f"model '{tmp_path / 'mamba'}' has no linear layer of the kinds to be trained (backend.train_attn=False, "
+        "train_mlp=True, train_unembed=False): set another of them to true"
+    )
 
 
 def test_computing_again_in_the_backward_pass_changes_no_bit(model_of: Callable[[str], Path], tmp_path: Path):
