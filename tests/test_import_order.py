@@ -30,7 +30,7 @@ ORDER = [
     ["harness.supervised.plan", "harness.supervised.retention"],
     ["harness.supervised.config", "harness.supervised.data", "harness.supervised.batches"],
     ["harness.supervised.survey", "harness.supervised.copies"],
-    ["harness.supervised.evaluators", "harness.supervised.provenance"],
+    ["harness.supervised.evaluators", "harness.supervised.provenance", "harness.supervised.counted"],
     ["harness.supervised.evaluations"],
     ["harness.supervised.interrupts", "harness.supervised.logs"],
     ["harness.supervised.progress", "harness.supervised.replay"],

@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 import tinker
 
+from harness.exceptions import ServiceError
 from harness.renderers import SupervisedExample
+
+_HIGHEST = 1e-3  # log-probability, of which rounding can make more than 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,8 +145,18 @@ class Scorer:
             self._num_bytes += sum(len(tokenizer.decode(run).encode()) for run in _runs(targets, text))
 
     def score(self, output: tinker.ForwardBackwardOutput) -> Score:
-        """Score what ``forward`` or ``forward_backward`` returned for the same data."""
+        """Score what ``forward`` or ``forward_backward`` returned for the same data.
+
+        Raises:
+            ServiceError: where these are no log-probabilities.
+        """
         logprobs = [record["logprobs"].to_numpy().astype(np.float64) for record in output.loss_fn_outputs]
+        highest = max(float(lp[w != 0].max(initial=-math.inf)) for lp, w in zip(logprobs, self._weights, strict=True))
+        if highest > _HIGHEST:
+            raise ServiceError(
+                f"what was answered are no log-probabilities: {highest:.4g} is one, and none is greater than 0: "
+                "use a server that gives them"
+            )
         nll = [float(-(lp @ w)) for lp, w in zip(logprobs, self._weights, strict=True)]
         text_nll = math.fsum(float(-lp[text].sum()) for lp, text in zip(logprobs, self._text, strict=True))
         return Score(

@@ -13,7 +13,7 @@ import math
 import numbers
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from harness import metric_keys
 from harness.backends.base import Future, SamplingClient, TrainingClient
@@ -21,8 +21,12 @@ from harness.eval.evaluators import Evaluator, EvaluatorBuilder, SamplingClientE
 from harness.eval.responses import ResponsesBuilder, ResponsesEvaluator
 from harness.exceptions import ConfigError
 from harness.run_dir import Row
+from harness.supervised.counted import CountedTrainingClient
 from harness.supervised.evaluators import NLLEvaluator
 from harness.supervised.types import SupervisedDataset, TestSets
+
+if TYPE_CHECKING:
+    from harness.supervised.usage import Usage
 
 logger = logging.getLogger(__name__)
 
@@ -117,11 +121,15 @@ class Evaluations:
         return found
 
     async def ask(
-        self, client: TrainingClient, step: int, evaluators: Sequence[NLLEvaluator | Evaluator]
+        self, client: TrainingClient, step: int, evaluators: Sequence[NLLEvaluator | Evaluator], used: Usage
     ) -> Evaluation:
-        """Ask ``evaluators``. Once this returns, updates may be submitted: they do not change what is measured."""
+        """Ask ``evaluators``. Once this returns, updates may be submitted: they do not change what is measured.
+
+        What is asked is added to ``used``."""
         asked_at = time.monotonic()
         nll = [(e, e.submit(client)) for e in evaluators if isinstance(e, NLLEvaluator)]
+        used.evaluated += sum(evaluator.scorer.num_tokens for evaluator, _ in nll)
+        client = cast(TrainingClient, CountedTrainingClient(client, used))
         measured = Measured()
         for evaluator in evaluators:
             if isinstance(evaluator, TrainingClientEvaluator):

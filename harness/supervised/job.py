@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 _NUM_EXAMPLES = 5  # in examples.txt
 _FEW_STEPS = 100  # below this a run is told that it is short
+_CADENCES = (("eval_every", "evaluator_builders"), ("infrequent_eval_every", "infrequent_evaluator_builders"))
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,9 @@ def prepare(run: RunDir, config: Config, console: Console, recipe: str | None) -
     evaluators = nll_evaluators(test_sets, tokenizer) if config.eval_every else []
     if config.eval_every and not evaluators:
         logger.warning("no test set: test/nll will not be measured (give test_size or test_file_path)")
+    for every, builders in _CADENCES:
+        if getattr(config, builders) and not getattr(config, every):
+            logger.warning("%s=0: nothing is measured of %s (set %s)", every, builders, every)
 
     evaluations = evaluations_of(config, evaluators, test_sets)
     _check_prompts(config, evaluations)

@@ -247,9 +247,8 @@ class Updates:
             self._ledger.tolerance = noise_of(passes, sum(scorer.num_loss_tokens))
 
     async def _evaluate(self, step: int, evaluators: Sequence[NLLEvaluator | Evaluator]) -> Evaluation:
-        self._used.evaluated += sum(e.scorer.num_tokens for e in evaluators if isinstance(e, NLLEvaluator))
         with self._awaiting(f"the evaluation at step {step}"):
-            return await self._job.evaluations.ask(self._client, step, evaluators)
+            return await self._job.evaluations.ask(self._client, step, evaluators, self._used)
 
     async def _read(self, *asked: Evaluation | None) -> Measured:
         """What evaluations of one step found, and how long they took."""

@@ -39,6 +39,8 @@ class Usage:
         evaluated: Tokens that go forward to evaluate.
         measured: Tokens that go forward to measure how long one takes, or a service's noise.
         checkpoints: That are saved.
+        asked: Tokens that go forward for the config's evaluators: their data and prompts.
+        sampled: Tokens that are sampled for them.
     """
 
     steps: int = 0
@@ -46,12 +48,15 @@ class Usage:
     evaluated: int = 0
     measured: int = 0
     checkpoints: int = 0
+    asked: int = 0
+    sampled: int = 0
 
     def plus(self, other: Usage) -> Usage:
         return Usage(*map(sum, zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
     @property
-    def tokens(self) -> tuple[int, int, int]:
+    def foreseen(self) -> tuple[int, int, int]:
+        """Tokens that are known beforehand."""
         return self.trained, self.evaluated, self.measured
 
     def __str__(self) -> str:
@@ -60,6 +65,8 @@ class Usage:
             parts.append(f"{self.evaluated:,} to evaluate")
         if self.measured:
             parts.append(f"{self.measured:,} to measure time or noise")
+        if self.asked or self.sampled:
+            parts.append(f"{self.asked:,} forward and {self.sampled:,} sampled for evaluators of the config")
         return ", ".join(parts)
 
 
@@ -70,6 +77,7 @@ class Estimate:
     Attributes:
         usage: From where it stands to its end.
         before: Of earlier attempts.
+        is_before_known: False where one of them was killed: what it used is read off what it wrote.
         sample: What the tokens are estimated from, in words; "" where they were counted.
         num_uncounted: Evaluators beside those of the test sets: what they ask and sample is not known beforehand.
         num_kept: Checkpoints that stay at most.
@@ -79,6 +87,7 @@ class Estimate:
 
     usage: Usage
     before: Usage
+    is_before_known: bool
     sample: str
     num_uncounted: int
     num_kept: int
@@ -93,23 +102,25 @@ class Estimate:
         price = self._priced(self.usage, self._about)
         lines = [f"to use: {self._about}{self.usage}{by_sample}; {saved}{price}"]
         if self.num_uncounted:
-            lines.append(f"not counted: what {_num(self.num_uncounted, 'evaluator')} of the config ask and sample")
-        if self.before.steps:
-            lines.append(f"used before: {self.before}{self._priced(self.before)}")
+            evaluators = _num(self.num_uncounted, "evaluator")
+            lines.append(f"not counted: what {evaluators} of the config ask and sample{self._unpriced}")
+        if self.before != Usage():
+            lines.append(f"used before: {self._about_before}{self.before}{self._priced(self.before)}")
         return lines
 
     def outcome(self, used: Usage) -> list[str]:
         """For people, at the end: what was used; where that is not what was estimated, what was."""
         saved = _num(used.checkpoints, "checkpoint")
         lines = [f"used: {used}; {saved}{self._priced(used)} ({self._held_against(used)})"]
-        if self.before.steps:
+        if self.before != Usage():
             total = self.before.plus(used)
-            lines.append(f"with earlier attempts: {total}{self._priced(total)}")
+            lines.append(f"with earlier attempts: {self._about_before}{total}{self._priced(total)}")
         return lines
 
     def to_row(self) -> Row:
         """What the row of an attempt's start says of it."""
         planned = dataclasses.asdict(self.usage) | {"is_counted": not self.sample, "price": self.price(self.usage)}
+        del planned["asked"], planned["sampled"]  # not known
         return {"planned": planned, "used_before": dataclasses.asdict(self.before)}
 
     def used_row(self, used: Usage) -> Row:
@@ -117,21 +128,36 @@ class Estimate:
         return {"used": dataclasses.asdict(used) | {"price": self.price(used)}}
 
     def price(self, usage: Usage) -> float | None:
+        """None where one is not known."""
         if self.prices is None:
             return None
-        return self.prices.of(trained=usage.trained, prefilled=usage.evaluated + usage.measured)
+        prefilled = usage.evaluated + usage.measured + usage.asked
+        return self.prices.of(trained=usage.trained, prefilled=prefilled, sampled=usage.sampled)
 
     @property
     def _about(self) -> str:
         return "about " if self.sample else ""
 
+    @property
+    def _about_before(self) -> str:
+        return "" if self.is_before_known else "about "
+
     def _priced(self, usage: Usage, about: str = "") -> str:
-        price = self.price(usage)
-        return "" if price is None or self.prices is None else f"; price {about}{price:,.4f} by {self.prices.file}"
+        if self.prices is None:
+            return ""
+        if (price := self.price(usage)) is None:
+            return self._unpriced
+        return f"; price {about}{price:,.4f} by {self.prices.file}"
+
+    @property
+    def _unpriced(self) -> str:
+        if self.prices is None or self.prices.sample is not None:
+            return ""
+        return f"; {self.prices.file} has no price of sampling"
 
     def _held_against(self, used: Usage) -> str:
-        if used.tokens == self.usage.tokens:
-            return "as estimated"
+        if used.foreseen == self.usage.foreseen:
+            return f"as estimated{', evaluators of the config aside' if used.asked or used.sampled else ''}"
         ended = "; it ended early" if used.steps < self.usage.steps else ""
         return f"estimated: {self._about}{self.usage}{ended}"
 
@@ -151,6 +177,7 @@ def estimate(run: RunDir, config: Config, work: Work, checkpoint: CheckpointReco
     due = [work.evaluations.due(s) for s in range(step, step + len(lengths))]
     num_evaluations = sum(any(evaluator in due_then for evaluator in evaluators) for due_then in due)
     num_saved = _num_saved(config, step, lengths, list(map(bool, due)))
+    before, is_before_known = _used_before(run, an_evaluation)
     num_there = sum(record.is_usable for record in run.checkpoints())
     return Estimate(
         usage=Usage(
@@ -160,7 +187,8 @@ def estimate(run: RunDir, config: Config, work: Work, checkpoint: CheckpointReco
             measured=round(_measured(run, config, work, step, lengths)),
             checkpoints=round(scale * num_saved),
         ),
-        before=_used_before(run, an_evaluation),
+        before=before,
+        is_before_known=is_before_known,
         sample=sample,
         num_uncounted=len(work.evaluations.all) - len(evaluators),
         num_kept=most_kept(config.keep, num_there + num_saved, is_evaluated=bool(evaluators)),
@@ -212,8 +240,8 @@ def _measured(run: RunDir, config: Config, work: Work, step: int, lengths: Seque
     return NUM_NOISE_PASSES * sum(lengths[:1] or [e.scorer.num_tokens for e in work.evaluators[:1]])
 
 
-def _used_before(run: RunDir, an_evaluation: int) -> Usage:
-    """What the attempts so far used; of one that was killed, what its rows show.
+def _used_before(run: RunDir, an_evaluation: int) -> tuple[Usage, bool]:
+    """What the attempts so far used, and whether each of them said it; of one that was killed, what it wrote shows.
 
     Args:
         an_evaluation: Tokens of one.
@@ -221,20 +249,30 @@ def _used_before(run: RunDir, an_evaluation: int) -> Usage:
     attempts = run.attempts()
     starts = [row for row in attempts if "used_before" in row]
     if not starts:
-        return Usage()
+        return Usage(), True
+    is_known = len(starts) == sum("used" in row for row in attempts)
     before, end = Usage(**starts[-1]["used_before"]), attempts[-1]
     if "used" in end:
-        return before.plus(Usage(**{key: value for key, value in end["used"].items() if key != "price"}))
-    first = starts[-1]["next_step"]
+        used = Usage(**{key: value for key, value in end["used"].items() if key != "price"})
+        return before.plus(used), is_known
+    return before.plus(_written_by(run, starts[-1], an_evaluation)), is_known
+
+
+def _written_by(run: RunDir, start: Row, an_evaluation: int) -> Usage:
+    """What the newest attempt used, as its rows and checkpoints show. Rows that it made again and found equal are an
+    earlier attempt's: it came as far as its last checkpoint, or where it wrote the last row, that far."""
+    first = start["next_step"]
     rows = run.metrics_from(first)
+    saved = [record.step for record in run.checkpoints() if record.step > first and not record.superseded]
+    if not rows or rows[-1][metric_keys.TS] < start[metric_keys.TS]:
+        rows = [row for row in rows if row[metric_keys.STEP] < max(saved, default=first)]
     trained = _lengths_in(rows)
-    return before.plus(
-        Usage(
-            steps=len(trained),
-            trained=sum(trained),
-            evaluated=an_evaluation * sum(metric_keys.first_test_nll(row) is not None for row in rows),
-            checkpoints=sum(record.step > first for record in run.checkpoints()),
-        )
+    return Usage(
+        steps=len(trained),
+        trained=sum(trained),
+        evaluated=an_evaluation * sum(metric_keys.first_test_nll(row) is not None for row in rows),
+        measured=start["planned"]["measured"],  # before its first update
+        checkpoints=len(saved),
     )
 
 

@@ -45,5 +45,6 @@ def _attempt(start: Row, end: Row | None, state: str) -> str:
         words.append("a row came out differently")
     if used := (end or {}).get("used"):
         price = "" if used["price"] is None else f" for {used['price']:,.4f}"
-        words.append(f"{used['trained'] + used['evaluated'] + used['measured']:,} tokens used{price}")
+        tokens = sum(used.get(kind, 0) for kind in ("trained", "evaluated", "measured", "asked", "sampled"))
+        words.append(f"{tokens:,} tokens used{price}")
     return ", ".join([*words, (end or {}).get("state") or state])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tinker
 
+from harness.exceptions import ServiceError
 from harness.supervised.datum import ConversationDatum, Scorer, digest, example_id, loss_weights
 from tests.fakes import FakeTokenizer, byte_datum
 
@@ -28,6 +29,15 @@ def test_mean_nll_is_over_loss_carrying_tokens_of_all_examples():
     assert score.mean_nll == pytest.approx(7 / 3, abs=1e-12)
     assert scorer.num_loss_tokens == [2, 1]
     assert scorer.num_tokens == 6
+
+
+def test_what_are_no_log_probabilities_is_refused():
+    scorer = Scorer([with_weights(byte_datum("abc"), [0, 1, 1])], FakeTokenizer())
+    with pytest.raises(ServiceError) as raised:
+        scorer.score(output([-1, -2, 3]))
+    assert str(raised.value).startswith("what was answered are no log-probabilities: 3 is one, and none is greater")
+    assert scorer.score(output([7, 1e-6, -2])).mean_nll == pytest.approx(1), "rounding; what carries no loss"
+    assert math.isnan(scorer.score(output([-1, math.nan, -2])).mean_nll), "the ledger tells it"
 
 
 def test_fractional_weights_weigh():

@@ -220,6 +220,16 @@ def test_the_command_line_reaches_into_a_recipes_evaluators():
     assert made.evaluator_builders == [Asked, AskedBuilder(), WeightsBuilder(name="mine")]
 
 
+@pytest.mark.parametrize("prefix", ["", "infrequent_"])
+def test_what_is_never_asked_is_told(tmp_path, caplog, prefix):
+    of = {f"{prefix}evaluator_builders": [WeightsBuilder()], f"{prefix}eval_every": 0, "max_steps": 1}
+    run(config(tmp_path / "r", **of))
+    told = f"{prefix}eval_every=0: nothing is measured of {prefix}evaluator_builders (set {prefix}eval_every)"
+    assert told in caplog.messages
+    run(config(tmp_path / "q", **of | {f"{prefix}eval_every": 1}))
+    assert caplog.messages.count(told) == 1
+
+
 def test_a_resume_keeps_them_a_fork_may_change_them(tmp_path):
     def of(**fields):
         return config(tmp_path / "r", max_steps=6, keep="all", evaluator_builders=[WeightsBuilder(**fields)])

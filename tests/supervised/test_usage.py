@@ -4,7 +4,9 @@ import json
 
 import chz
 import pytest
+import tinker
 
+from harness.eval.evaluators import SamplingClientEvaluator, TrainingClientEvaluator
 from harness.exceptions import ConfigError
 from harness.files import rewrite_jsonl
 from harness.run_dir import RunDir
@@ -23,6 +25,10 @@ A_TEST_SET = len("delta gamma") + len("epsilon theta") + len("zeta nu") + len("e
 def planned_and_used(finished: RunDir, attempt: int = 1) -> tuple[dict, dict]:
     start, end = (row for row in finished.attempts() if row["attempt"] == attempt)
     return start["planned"], end["used"]
+
+
+def is_as_planned(used: dict, planned: dict) -> bool:
+    return all(used[key] == value for key, value in planned.items() if key != "is_counted")
 
 
 def tokens_trained(finished: RunDir, first: int = 0) -> int:
@@ -46,7 +52,7 @@ def tokens_trained(finished: RunDir, first: int = 0) -> int:
 def test_what_is_used_is_what_was_planned(tmp_path, capsys, changes, num_steps, num_evaluations, num_saved):
     finished = run(config(tmp_path / "r", **changes))
     planned, used = planned_and_used(finished)
-    assert used == {
+    foreseen = {
         "steps": num_steps,
         "trained": tokens_trained(finished),
         "evaluated": num_evaluations * A_TEST_SET,
@@ -54,7 +60,8 @@ def test_what_is_used_is_what_was_planned(tmp_path, capsys, changes, num_steps, 
         "checkpoints": num_saved,
         "price": None,
     }
-    assert planned == used | {"is_counted": True}
+    assert planned == foreseen | {"is_counted": True}
+    assert used == foreseen | {"asked": 0, "sampled": 0}
     said = capsys.readouterr().out.splitlines()
     assert any(line.startswith(f"to use: {used['trained']:,} tokens trained in {num_steps} updates") for line in said)
     (outcome,) = (line for line in said if line.startswith("used: "))
@@ -90,17 +97,52 @@ def test_a_resume_plans_what_is_left_and_adds_what_was_used(tmp_path, capsys, no
         "evaluated": 0,
         "measured": 0,
         "checkpoints": 1,
+        "asked": 0,
+        "sampled": 0,
     }
-    assert end["used"] | {"is_counted": True} == start["planned"]
+    assert is_as_planned(end["used"], start["planned"])
     assert end["used"]["steps"] == 9
     assert end["used"]["trained"] == tokens_trained(finished, 6)
     assert end["used"]["measured"] == (5 * rows[6]["num_tokens"] if noise else 0)
     steps, total = start["used_before"]["steps"] + 9, start["used_before"]["trained"] + end["used"]["trained"]
-    assert f"with earlier attempts: {total:,} tokens trained in {steps} updates" in capsys.readouterr().out
+    about = "about " if is_killed else ""
+    assert f"with earlier attempts: {about}{total:,} tokens trained in {steps} updates" in capsys.readouterr().out
 
     further = run(config(tmp_path / "r", num_epochs=4, **changes))
     assert further.attempts()[-2]["used_before"]["trained"] == total
     assert planned_and_used(further, 3)[1]["steps"] == 5
+
+
+def killed(path, **changes) -> RunDir:
+    """A run that a SIGKILL stopped: its attempt has no end."""
+    with pytest.raises(Died):
+        run(config(path, **changes))
+    stopped = RunDir(path)
+    rewrite_jsonl(stopped / "attempts.jsonl", stopped.attempts()[:-1])
+    return stopped
+
+
+def test_rows_of_an_earlier_attempt_are_not_counted_again(tmp_path):
+    """The first was killed after 8 updates, its checkpoint is of step 6. The second measures noise and makes no row.
+    The third makes rows 6 and 7 again, saving after each, and dies before the save after 7 is logged. The fourth makes
+    row 7 again and rows 8 and 9."""
+    changes = {"submit_ahead": 0, "eval_every": 0, "save_every": 6}
+    stopped = killed(tmp_path / "r", backend=FakeBackend(noise=1e-6, die_after=2 * 8 + 2), **changes)
+    assert stopped.num_steps_trained() == 8
+    killed(tmp_path / "r", backend=FakeBackend(noise=1e-6, die_after=5), **changes)
+    killed(tmp_path / "r", backend=FakeBackend(noise=1e-6, die_after=5 + 2 * 4), **changes | {"save_every": 1})
+    killed(tmp_path / "r", backend=FakeBackend(noise=1e-6, die_after=5 + 3 * 2 + 1), **changes)
+    finished = run(config(tmp_path / "r", backend=FakeBackend(noise=1e-6), **changes))
+    starts = [row for row in finished.attempts() if row["event"] == "start"]
+    assert [row["next_step"] for row in starts] == [0, 6, 6, 7, 7]
+    before = [row["used_before"] for row in starts]
+    assert [used["steps"] for used in before] == [0, 8, 8, 8 + 1, 8 + 1 + 3]
+    assert [used["checkpoints"] for used in before] == [0, 1, 1, 2, 2]
+    lengths = [row["num_tokens"] for row in finished.metrics()]
+    in_all = [sum(lengths[:8]), sum(lengths[:8]) + lengths[6], sum(lengths[:10]) + lengths[6] + lengths[7]]
+    assert [used["trained"] for used in before] == [0, in_all[0], *in_all]
+    noise = [5 * lengths[6], 2 * 5 * lengths[6], 2 * 5 * lengths[6] + 5 * lengths[7]]
+    assert [used["measured"] for used in before] == [0, 0, *noise]
 
 
 def test_only_an_evaluation_is_left(tmp_path):
@@ -111,7 +153,7 @@ def test_only_an_evaluation_is_left(tmp_path):
     assert RunDir(tmp_path / "r").checkpoints()[-1].step == 5
     finished = run(config(tmp_path / "r", backend=FakeBackend(noise=1e-6), **changes))
     planned, used = planned_and_used(finished, 2)
-    assert planned == used | {"is_counted": True}
+    assert is_as_planned(used, planned)
     assert (used["trained"], used["evaluated"], used["checkpoints"]) == (0, A_TEST_SET, 0)
 
 
@@ -132,6 +174,55 @@ def test_prices(tmp_path, capsys):
     price = (10 * tokens_trained(finished) + 5 * A_TEST_SET) / 1e6
     assert planned["price"] == used["price"] == pytest.approx(price)
     assert capsys.readouterr().out.count(f"; price {price:.4f} by {table}") == 2
+
+
+class Greeting(SamplingClientEvaluator):
+    """Samples 3 tokens after a prompt of 3 and after one of 1, asked for by either name."""
+
+    async def __call__(self, sampling_client):
+        params = tinker.SamplingParams(max_tokens=3)
+        answer = await sampling_client.sample_async(tinker.ModelInput.from_ints([*b"Hi "]), 1, params)
+        again = sampling_client.sample(tinker.ModelInput.from_ints([1]), num_samples=1, sampling_params=params)
+        assert await again == again.result() == await again.result_async(), "read thrice, sampled once"
+        return {"greeting": float(len(answer.sequences))}
+
+
+class Asking(TrainingClientEvaluator):
+    """Asks for 5 and for 4 tokens, and samples: 2 tokens twice after a prompt of 1."""
+
+    async def __call__(self, training_client):
+        await (await training_client.forward_async([byte_datum("alpha")], "cross_entropy"))
+        await training_client.forward([byte_datum("beta")], "cross_entropy")
+        sampling_client = await training_client.save_weights_and_get_sampling_client()
+        params = tinker.SamplingParams(max_tokens=2)
+        answer = await sampling_client.sample(tinker.ModelInput.from_ints([1]), 2, params)
+        return {"num_updates": float(training_client.num_updates), "asked": float(len(answer.sequences))}
+
+
+@pytest.mark.parametrize("sample", [{}, {"sample": 100.0}])
+def test_what_evaluators_ask_and_sample_is_counted_and_priced(tmp_path, capsys, sample):
+    table = tmp_path / "prices.json"
+    table.write_text(json.dumps({"unigram": {"train": 10.0, "prefill": 1.0} | sample}))
+    evaluators = {
+        "evaluator_builders": [Greeting],
+        "infrequent_evaluator_builders": [Asking],
+        "infrequent_eval_every": 6,
+    }
+    finished = run(config(tmp_path / "r", price_table=str(table), **evaluators))
+    planned, used = planned_and_used(finished)
+    assert not planned.keys() & {"asked", "sampled"}
+    assert (used["asked"], used["sampled"]) == (5 * (3 + 1) + 4 * (5 + 4 + 1), 5 * 6 + 4 * 4)  # see test_evaluations
+    assert used["evaluated"] == planned["evaluated"] == 5 * A_TEST_SET
+    said = capsys.readouterr().out
+    no_price = "" if sample else f"; {table} has no price of sampling"
+    assert f"not counted: what 2 evaluators of the config ask and sample{no_price}\n" in said
+    tokens = (
+        f"265 to evaluate, 60 forward and 46 sampled for evaluators of the config; {used['checkpoints']} checkpoints"
+    )
+    price = (10 * used["trained"] + 265 + 60 + 46 * 100) / 1e6
+    assert used["price"] == (pytest.approx(price) if sample else None)
+    priced = f"; price {price:,.4f} by {table}" if sample else no_price
+    assert f"{tokens}{priced} (as estimated, evaluators of the config aside)\n" in said
 
 
 def test_a_bad_price_table_is_told_before_anything_is_there(tmp_path):

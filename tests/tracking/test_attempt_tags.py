@@ -36,12 +36,17 @@ def test_each_attempt_and_what_it_changed(tmp_path):
 def test_what_an_attempt_used_stands_with_it(tmp_path):
     run_dir = start_run(tmp_path / "run")
     used = {"trained": 12_000, "evaluated": 300, "measured": 45}
-    for attempt, price in ((1, None), (2, 0.5)):
+    for attempt, more in (
+        (1, {"price": None}),
+        (2, {"price": 0.5}),
+        (3, {"price": None, "asked": 6_000, "sampled": 1}),
+    ):
         run_dir.append_attempt(START | {"attempt": attempt})
-        end_attempt(run_dir, attempt, "FINISHED", used=used | {"price": price})
+        end_attempt(run_dir, attempt, "FINISHED", used=used | more)
     tags = attempt_tags(run_dir)
     assert tags["harness.attempt.1"].endswith(", from the start, 12,345 tokens used, FINISHED")
     assert tags["harness.attempt.2"].endswith(", 12,345 tokens used for 0.5000, FINISHED")
+    assert tags["harness.attempt.3"].endswith(", 18,346 tokens used, FINISHED")
 
 
 def test_more_attempts_than_tags_in_a_call(tmp_path, uri, client):
