@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from harness import cli
+from harness.backends.base import temperature_fault
 from harness.config_io import from_json
 from harness.derive import find_checkpoint
 from harness.exceptions import ConfigError
@@ -33,19 +34,25 @@ class Conversation:
         self._params = params
         self._messages: list[dict[str, Any]] = []
 
-    def say(self, text: str) -> tuple[str, bool]:
-        """The answer to what a user says, and whether it ended by itself.
+    def say(self, text: str) -> tuple[str, str | None]:
+        """The answer to what a user says, and what cut it; None where it ended by itself.
 
         Raises:
-            HarnessError: for what cannot be rendered or sampled.
+            HarnessError: for what cannot be rendered or sampled; it is as if it had not been said.
         """
-        self._messages.append({"role": "user", "content": text})
-        prompt = self._renderer.build_generation_prompt(self._messages)
+        messages = [*self._messages, {"role": "user", "content": text}]
+        prompt = self._renderer.build_generation_prompt(messages)
         (sequence,) = self._client.sample(prompt, 1, self._params).result().sequences
-        message, _ = self._renderer.parse_response(sequence.tokens)
-        self._messages.append(message)
-        said = message["content"] or self._renderer.tokenizer.decode(sequence.tokens)  # a thought, a call of a tool
-        return said, sequence.stop_reason == "stop"
+        message, is_whole = self._renderer.parse_response(sequence.tokens)
+        self._messages = [*messages, message]
+        said = message["content"]
+        if not said and message.keys() > {"role", "content"}:  # a thought, a call of a tool
+            said = self._renderer.tokenizer.decode(sequence.tokens, skip_special_tokens=True)
+        if is_whole or sequence.stop_reason == "stop":
+            return said, None
+        num_tokens = len(sequence.tokens)
+        is_full = num_tokens != self._params.max_tokens
+        return said, f"at {num_tokens} tokens: {'the context is full' if is_full else '--max-tokens'}"
 
 
 @contextlib.contextmanager
@@ -58,10 +65,13 @@ def conversation(run: RunDir, at: str, *, temperature: float, max_tokens: int, s
         at: See :func:`harness.derive.find_checkpoint`.
 
     Raises:
-        HarnessError: for a run whose builder does not say how it renders, or a checkpoint that is not there.
+        HarnessError: for a run whose builder does not say how it renders, a checkpoint that is not there, or a
+            temperature that cannot be sampled at.
     """
     import tinker
 
+    if fault := temperature_fault(temperature):
+        raise ConfigError(fault)
     config = run.config()["config"]
     cli.import_from_here()
     checkpoint = find_checkpoint(run, at)

@@ -23,6 +23,14 @@ what another number of threads was seen to change over eight updates of SmolLM2 
 order of summation."""
 
 
+def temperature_fault(temperature: float) -> str | None:
+    """Why a temperature cannot be sampled at; None where it can. At these bounds it is the likeliest token, or
+    noise; far beyond them float32 has no numbers left."""
+    if temperature == 0 or 1e-6 <= temperature <= 1e6:
+        return None
+    return f"temperature={temperature}: must be 0, or from 0.000001 to 1000000"
+
+
 class Future(Protocol[T_co]):
     """What ``tinker.APIFuture`` promises: await it in a coroutine, or block on ``result``."""
 

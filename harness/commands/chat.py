@@ -27,28 +27,46 @@ def command(run: str, at: str, temperature: float, max_tokens: int, seed: int) -
     best is the checkpoint with the lowest test NLL in training. Locally the same lines get the same answers.
     """
     from harness.chat import conversation
+    from harness.exceptions import HarnessError
     from harness.run_dir import RunDir
 
     run_dir = RunDir(run)
     with conversation(run_dir, at, temperature=temperature, max_tokens=max_tokens, seed=seed) as talk:
         click.echo(f"{run_dir}, checkpoint {talk.checkpoint}; Ctrl-D ends", err=True)
         for line in _lines():
-            answer, is_whole = talk.say(line)
+            try:
+                answer, cut = talk.say(line)
+            except HarnessError as error:
+                if not sys.stdin.isatty():
+                    raise
+                click.echo(f"error: {error} (what you said is taken back)", err=True)
+                continue
             click.echo(answer)
-            if not is_whole:
-                click.echo(f"(cut at {max_tokens} tokens: --max-tokens)", err=True)
+            if cut:
+                click.echo(f"(cut {cut})", err=True)
 
 
 def _lines() -> Iterator[str]:
     """What the user says, blank lines aside."""
+    from harness.exceptions import DataError
+
     if not sys.stdin.isatty():
-        yield from filter(None, map(str.strip, sys.stdin))
+        for number, line in enumerate(sys.stdin.buffer, start=1):
+            try:
+                text = line.decode().strip()
+            except UnicodeDecodeError:
+                raise DataError(f"line {number} of what you say is not UTF-8: convert it") from None
+            if text:
+                yield text
         return
     while True:
         try:
-            line = input("> ").strip()
+            text = input("> ").encode().decode().strip()  # half of a character is found here
         except EOFError:
             click.echo(err=True)
             return
-        if line:
-            yield line
+        except UnicodeError:
+            click.echo("error: that was not UTF-8: say it again", err=True)
+            continue
+        if text:
+            yield text

@@ -5,17 +5,20 @@ A conversation's last assistant message is the reference; what stands before it 
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import decimal
 import hashlib
 import logging
 import math
+import numbers
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import chz
 
+from harness.backends.base import temperature_fault
 from harness.eval.evaluators import SamplingClientEvaluator
 from harness.exceptions import ConfigError, DataError, RendererError
 from harness.metric_keys import eval_key
@@ -33,7 +36,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NAME = r"[A-Za-z0-9_\-][A-Za-z0-9_.\- ]*"  # what MLflow shows as it is
-_NUMBER = r"-?\d[\d,]*(?:\.\d+)?"
+_NUMBER = (
+    r"(?:(?<![\w.%)])[-+\u2212])?"  # in 5-3 and 2024-05-17 it is no sign
+    r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d*)?|(?<![\w.])\.\d+)"
+    r"(?:[eE][-+\u2212]?\d+(?!\w))?"
+)
+_NUM_TOKENS = "num_tokens"
+_END_OF_TURN = "end_of_turn"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +61,7 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class Response:
-    """A sample and its scores, by name. ``number`` counts the samples of one prompt."""
+    """A sample and its scores, by name. ``number`` counts the samples of one id: a conversation may stand twice."""
 
     prompt: Prompt
     number: int
@@ -90,8 +99,8 @@ class ResponsesBuilder:
         for field in ("num_prompts", "num_samples", "max_tokens"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature={self.temperature}: must not be negative")
+        if fault := temperature_fault(self.temperature):
+            raise ValueError(fault)
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p}: must be greater than 0 and at most 1")
         if self.num_samples > 1 and self.temperature == 0:
@@ -110,13 +119,14 @@ class ResponsesBuilder:
         return self.of_run(None, ())
 
     def of_run(
-        self, common_config: ChatDatasetBuilderCommonConfig | None, test_set: Iterable[Any]
+        self, common_config: ChatDatasetBuilderCommonConfig | None, test_set: Iterable[Any], seed: int | None = None
     ) -> ResponsesEvaluator:
         """The evaluator.
 
         Args:
             common_config: The run's.
             test_set: What the rows of the run's test set say: conversations' messages, or objects that have them.
+            seed: The run's, by which the same tokens are sampled again where a client heeds seeds; None: the client's.
 
         Raises:
             ConfigError: where it is not known how to render.
@@ -126,7 +136,7 @@ class ResponsesBuilder:
         if common_config is None:
             raise ConfigError(f"evaluator {self.name}: nothing says how conversations are rendered: give common_config")
         prompts = self._prompts(common_config, self._rows(test_set))
-        return ResponsesEvaluator(self, common_config.renderer, prompts)
+        return ResponsesEvaluator(self, common_config.renderer, prompts, seed)
 
     def _rows(self, test_set: Iterable[Any]) -> list[tuple[str, str, list[Message]]]:
         """Of each conversation where it stands, its id and its messages."""
@@ -187,7 +197,7 @@ class ExactMatchBuilder(ResponsesBuilder):
 @chz.chz
 class PatternMatchBuilder(ResponsesBuilder):
     """And says in how many responses the last match of a pattern is that of the reference (``eval/<name>/match``).
-    Numbers are compared as numbers: 1,000.0 is 1000."""
+    Numbers are compared as numbers: 1,000.0 is 1000, 3,4 are two of them. A match of nothing is none."""
 
     pattern: str = chz.field(default=_NUMBER, doc="Regular expression; its first group counts. By default a number.")
 
@@ -205,17 +215,19 @@ class PatternMatchBuilder(ResponsesBuilder):
     def unfit(self, reference: str | None) -> str | None:
         if reference is None:
             return "it does not end with an assistant's message to compare with"
-        return None if self._last(reference) is not None else f"nothing in its answer matches {self.pattern!r}"
+        if self._last(reference) is not None:
+            return None
+        return f"nothing in its answer {'is a number' if self.pattern == _NUMBER else f'matches {self.pattern!r}'}"
 
     def _last(self, text: str) -> decimal.Decimal | str | None:
-        found = [*re.finditer(self.pattern, text)]
-        if not found:
-            return None
-        matched: str = found[-1][min(1, found[-1].re.groups)] or ""
+        matched = [(found[min(1, found.re.groups)] or "").strip() for found in re.finditer(self.pattern, text)]
+        last = next(filter(None, reversed(matched)), None)
+        if last is None or not re.fullmatch(_NUMBER, last):
+            return last
         try:
-            return decimal.Decimal(matched.replace(",", ""))
-        except decimal.InvalidOperation:
-            return matched.strip()
+            return decimal.Decimal(last.replace(",", "").replace("\u2212", "-"))
+        except decimal.InvalidOperation:  # an exponent that is no number any more
+            return last
 
 
 class ResponsesEvaluator(SamplingClientEvaluator):
@@ -227,7 +239,7 @@ class ResponsesEvaluator(SamplingClientEvaluator):
         longest: Tokens of the longest prompt.
     """
 
-    def __init__(self, builder: ResponsesBuilder, renderer: Renderer, prompts: Sequence[Prompt]):
+    def __init__(self, builder: ResponsesBuilder, renderer: Renderer, prompts: Sequence[Prompt], seed: int | None):
         self.name = builder.name
         self.longest = max(prompt.tokens.length for prompt in prompts)
         said = [[prompt.id, prompt.tokens.to_ints(), prompt.reference] for prompt in prompts]
@@ -235,12 +247,20 @@ class ResponsesEvaluator(SamplingClientEvaluator):
         self._builder = builder
         self._renderer = renderer
         self._prompts = prompts
+        self._seed = seed
 
     async def __call__(self, sampling_client: Any) -> dict[str, float]:
         return self.metrics(await self.responses(sampling_client))
 
-    async def responses(self, sampling_client: Any) -> list[Response]:
-        """Sample and score. All is asked for before an answer is waited for: it can be sampled together."""
+    async def responses(self, sampling_client: Any, step: int = 0) -> list[Response]:
+        """Sample and score. All is asked for before an answer is waited for: it can be sampled together.
+
+        Args:
+            step: The update before which the run samples.
+
+        Raises:
+            ConfigError: for scores that are none.
+        """
         import tinker
 
         builder = self._builder
@@ -250,22 +270,49 @@ class ResponsesEvaluator(SamplingClientEvaluator):
             top_p=builder.top_p,
             stop=self._renderer.get_stop_sequences(),
         )
-        answers = [sampling_client.sample(prompt.tokens, builder.num_samples, params) for prompt in self._prompts]
+        answers = [
+            sampling_client.sample(
+                prompt.tokens, builder.num_samples, params.model_copy(update={"seed": self._seed_of(step, place)})
+            )
+            for place, prompt in enumerate(self._prompts)
+        ]
         found = []
+        num_of_id = collections.Counter[str]()
         for prompt, answer in zip(self._prompts, answers, strict=True):
-            for number, sequence in enumerate((await answer.result_async()).sequences):
-                message, _ = self._renderer.parse_response(sequence.tokens)
-                scores = builder.score(message["content"], prompt.reference)
-                if bad := [name for name, score in scores.items() if not math.isfinite(score)]:
-                    raise ConfigError(f"evaluator {self.name}: {bad[0]} is {scores[bad[0]]}: give finite scores")
-                found.append(Response(prompt, number, sequence.tokens, sequence.stop_reason, scores))
+            for sequence in (await answer.result_async()).sequences:
+                message, is_whole = self._renderer.parse_response(sequence.tokens)
+                stop_reason = "stop" if is_whole else sequence.stop_reason  # not every server knows each end of a turn
+                scores = self._checked(builder.score(message["content"], prompt.reference))
+                found.append(Response(prompt, num_of_id[prompt.id], sequence.tokens, stop_reason, scores))
+                num_of_id[prompt.id] += 1
         return found
+
+    def _seed_of(self, step: int, place: int) -> int | None:
+        """The seed of the prompt at ``place``: what others ask for, and when they are due, is nothing to it."""
+        if self._seed is None:
+            return None
+        digest = hashlib.sha256(f"{self._seed} {step} {place} {self.name}".encode()).digest()
+        return int.from_bytes(digest[:4], "big") >> 2  # servers count on from it, in 32 bits with a sign
+
+    def _checked(self, scores: Any) -> dict[str, float]:
+        """What :meth:`ResponsesBuilder.score` returned, as floats."""
+        where = f"evaluator {self.name}: score returned"
+        if not isinstance(scores, Mapping):
+            raise ConfigError(f"{where} a {type(scores).__name__}: it must return numbers by name")
+        for name, score in scores.items():
+            if not isinstance(name, str) or not isinstance(score, numbers.Real):
+                raise ConfigError(f"{where} {name!r}: {score!r:.80}: it must return numbers by name")
+            if name in (_NUM_TOKENS, _END_OF_TURN):
+                raise ConfigError(f"{where} {name}, a metric that is measured already: give it another name")
+            if not math.isfinite(score):
+                raise ConfigError(f"evaluator {self.name}: {name} is {score}: give finite scores")
+        return {name: float(score) for name, score in scores.items()}
 
     def metrics(self, responses: Sequence[Response]) -> dict[str, float]:
         """Means over all responses."""
         values: dict[str, list[float]] = {
-            "num_tokens": [float(len(response.tokens)) for response in responses],
-            "end_of_turn": [float(response.stop_reason == "stop") for response in responses],
+            _NUM_TOKENS: [float(len(response.tokens)) for response in responses],
+            _END_OF_TURN: [float(response.stop_reason == "stop") for response in responses],
         }
         for response in responses:
             for name, score in response.scores.items():

@@ -158,7 +158,7 @@ async def _sample(evaluators: Sequence[SamplingClientEvaluator], answer: Future[
     measured = Measured()
     for evaluator in evaluators:
         if isinstance(evaluator, ResponsesEvaluator):
-            responses = await evaluator.responses(client)
+            responses = await evaluator.responses(client, step)
             metrics = evaluator.metrics(responses)
             found = Measured(metrics, samples=evaluator.rows(responses), repeatable=frozenset(metrics))
         else:
@@ -186,13 +186,14 @@ def _checked(evaluator: Evaluator, found: Any, step: int) -> Row:
 
 
 def build_evaluators(
-    builders: Sequence[EvaluatorBuilder], dataset_builder: Any, test_sets: TestSets
+    builders: Sequence[EvaluatorBuilder], dataset_builder: Any, test_sets: TestSets, seed: int
 ) -> list[Evaluator]:
     """The evaluators that ``builders`` build.
 
     Args:
         dataset_builder: The run's.
         test_sets: What it built.
+        seed: The run's.
 
     Raises:
         ConfigError: for what is no evaluator.
@@ -203,7 +204,7 @@ def build_evaluators(
     for builder in builders:
         if isinstance(builder, ResponsesBuilder):
             common_config = getattr(dataset_builder, "common_config", None)
-            made = builder.of_run(common_config, _contents(first))
+            made = builder.of_run(common_config, _contents(first), seed)
         else:
             made: Any = builder()
         if not isinstance(made, Evaluator):

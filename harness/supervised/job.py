@@ -196,7 +196,7 @@ def evaluations_of(config: Config, evaluators: list[NLLEvaluator], test_sets: Te
         (config.eval_every, evaluators, config.evaluator_builders),
         (config.infrequent_eval_every, [], config.infrequent_evaluator_builders),
     ):
-        built = build_evaluators(builders, config.dataset_builder, test_sets) if every else []
+        built = build_evaluators(builders, config.dataset_builder, test_sets, config.seed) if every else []
         cadences.append((every, [*of_test_sets, *built]))
     return Evaluations(*cadences)
 

@@ -145,7 +145,7 @@ class Ledger:
             num_loss_tokens = {metric_keys.test_key(r["set"], "nll"): sum(r["num_loss_tokens"]) for r in eval_rows}
             difference = self._first_difference(recorded, row, num_loss_tokens, repeatable)
             if difference is None:
-                self._run.append_samples([r for r in samples if _sample(r) not in self._sampled])
+                self._run.append_samples(self._lost_samples(samples, recorded))
                 self._run.append_eval_examples([r for r in eval_rows if _evaluation(r) not in self._evaluated])
                 if _is_trained(row) and _is_trained(recorded):
                     self._verified()
@@ -158,6 +158,27 @@ class Ledger:
         self._run.append_metrics(row)
         if (nll := metric_keys.first_test_nll(row)) is not None:
             self._tested[row[metric_keys.STEP]] = nll
+
+    def _lost_samples(self, samples: Sequence[Row], recorded: Row) -> list[Row]:
+        """Those of ``samples`` that belong to what ``recorded`` says and that a power cut took.
+
+        Where other tokens may come out, they are not what its metrics were measured of: they stay lost, and it is told.
+        """
+        lost = [r for r in samples if _sample(r) not in self._sampled]
+        if self.tolerance == 0:
+            return lost
+        names = {r["evaluator"] for r in lost}
+        measured = {name for name in names if any(key.startswith(metric_keys.eval_key(name, "")) for key in recorded)}
+        for name in sorted(measured):
+            logger.warning(
+                "%s: %d samples of evaluator %s at step %d are not in samples.jsonl: its metrics are of them too, and "
+                "others would come out now",
+                self._run,
+                sum(r["evaluator"] == name for r in lost),
+                name,
+                recorded[metric_keys.STEP],
+            )
+        return [r for r in lost if r["evaluator"] not in measured]
 
     def _verified(self) -> None:
         self.num_verified += 1

@@ -3,14 +3,19 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+import tinker
 from click.testing import CliRunner
 
 from harness.__main__ import main
 from harness.backends.local.backend import LocalBackend
+from harness.chat import conversation
+from harness.exceptions import BackendError
 from harness.run_dir import RunDir
 from harness.supervised.data import FromConversationFileBuilder
 from harness.supervised.types import ChatDatasetBuilderCommonConfig
+from tests.fakes import answered
 from tests.supervised.runs import config, run
 from tests.tiny_model import make_tiny_model
 
@@ -46,7 +51,19 @@ def trained(tmp_path_factory):
     )
 
 
-def chat(*arguments, said="France?\n"):
+class Says:
+    """A sampling client that answers with these tokens, one answer after the other, each with its stop reason."""
+
+    def __init__(self, *answers):
+        self._answers = iter(answers)
+
+    def sample(self, prompt, num_samples, sampling_params):
+        tokens, reason = next(self._answers)
+        sequence = tinker.SampledSequence(stop_reason=reason, sequence_id="", tokens_np=np.array(tokens, np.int32))
+        return answered(tinker.SampleResponse(sequences=[sequence]))
+
+
+def chat(*arguments, said: str | bytes = "France?\n"):
     return CliRunner().invoke(main, ["chat", *map(str, arguments)], input=said)
 
 
@@ -102,6 +119,36 @@ def test_a_mistake_is_one_line(trained, tmp_path, monkeypatch, arguments, error)
     assert done.exit_code == 2
     assert error in done.stderr.splitlines()[-1]
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(("temperature", "shown"), [("1e-40", "1e-40"), ("inf", "inf")])
+def test_a_temperature_that_cannot_be_sampled_at_is_one_line(trained, temperature, shown):
+    done = chat(trained, "--temperature", temperature)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == f"error: temperature={shown}: must be 0, or from 0.000001 to 1000000\n"
+
+
+def test_what_cut_an_answer_and_what_an_empty_one_says(trained):
+    with conversation(trained, "last", temperature=0, max_tokens=9, seed=0) as talk:
+        talk._client = Says(([2], "stop"), ([99] * 3, "length"), ([99] * 9, "length"), ([99, 2], "length"))
+        assert talk.say("a") == ("", None)
+        assert talk.say("b")[1] == "at 3 tokens: the context is full"
+        assert talk.say("c")[1] == "at 9 tokens: --max-tokens"
+        assert talk.say("d")[1] is None
+
+
+def test_what_cannot_be_answered_is_as_if_it_had_not_been_said(trained):
+    with conversation(trained, "last", temperature=0, max_tokens=9, seed=0) as talk:
+        assert talk.say("France?") == ("Paris", None)
+        with pytest.raises(BackendError, match="and the model's context is 256: shorten it"):
+            talk.say("sea " * 300)
+        assert talk.say("and?") == ("the sea", None)
+
+
+def test_a_line_that_is_not_utf8_is_named(trained):
+    done = chat(trained, "--temperature", 0, said=b"France?\n\xff\xfe\n")
+    assert (done.exit_code, done.stdout) == (2, "Paris\n")
+    assert done.stderr.splitlines()[-1] == "error: line 2 of what you say is not UTF-8: convert it"
 
 
 def test_a_conversation_that_outgrows_the_context_ends_with_one_line(trained):

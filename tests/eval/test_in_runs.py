@@ -135,6 +135,49 @@ def test_a_sample_that_came_out_differently_is_told(world, tmp_path, capsys):
     assert killed.is_superseded() and len(killed.samples(0)) == 8 * 3
 
 
+def test_what_an_evaluator_samples_is_the_same_whoever_else_is_due(world, tmp_path):
+    """At step 6 both sample where it is the last, and one where the run goes on: its rows are made again and equal."""
+
+    def until(max_steps):
+        common = {"file_path": str(world / "few.jsonl"), "max_tokens": 6, "temperature": 1.0, "num_samples": 4}
+        changes = {
+            "num_epochs": 2,
+            "lr_schedule": "constant",
+            "eval_every": 4,
+            "infrequent_eval_every": 6,
+            "evaluator_builders": [ExactMatchBuilder(name="often", **common)],
+            "infrequent_evaluator_builders": [ExactMatchBuilder(name="rare", **common)],
+        }
+        return run(of(world, tmp_path / "r", max_steps=max_steps, **changes))
+
+    short = until(6)
+    row, samples = short.metrics()[6], short.samples(6)
+    assert {"eval/often/num_tokens", "eval/rare/num_tokens", "test/nll"} <= row.keys()
+    by_name = {name: [s["sample"] for s in samples if s["evaluator"] == name] for name in ("often", "rare")}
+    assert by_name["often"] != by_name["rare"], "each has random numbers of its own"
+    longer = until(10)
+    assert not longer.is_superseded()
+    assert longer.metrics()[6].items() >= row.items()
+    assert longer.samples(6)[: len(samples)] == samples
+
+
+def test_a_conversation_that_stands_twice_loses_no_sample(world, tmp_path):
+    twice = tmp_path / "twice.jsonl"
+    twice.write_text((world / "few.jsonl").read_text() * 2)
+    builder = ExactMatchBuilder(name="twice", file_path=str(twice), max_tokens=3, temperature=1.0)
+
+    def made(**changes):
+        return run(of(world, tmp_path / "r", max_steps=2, evaluator_builders=[builder], **changes))
+
+    killed = made()
+    samples = killed.samples()
+    rewrite_jsonl(killed / "attempts.jsonl", killed.attempts()[:-1])
+    rewrite_jsonl(killed / "checkpoints.jsonl", [])
+    rewrite_jsonl(killed / "samples.jsonl", samples[:-1])  # the second of two equal conversations
+    made()
+    assert killed.samples() == samples
+
+
 def test_other_prompts_under_the_same_name_are_refused(world, tmp_path):
     def on(file, name="few"):
         builder = ExactMatchBuilder(name=name, file_path=str(file), max_tokens=2)

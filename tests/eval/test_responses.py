@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import chz
 import numpy as np
@@ -108,6 +109,26 @@ def test_rows_say_what_was_asked_and_answered(tmp_path):
         (None, "4", "4 or 5", 0.0),
         (None, "-3", "3", 0.0),
         (None, "4", "four", 0.0),
+        (None, "34", "so 3,4", 0.0),
+        (None, "4", "so 3,4", 1.0),
+        (None, "17", "on 2024-05-17", 1.0),
+        (None, "3", "5-3", 1.0),
+        (None, "-3", "it is (-3)", 1.0),
+        (None, "-3", "it is \u22123.", 1.0),
+        (None, "0.5", "about .5", 1.0),
+        (None, "3", "version 1.2.3", 1.0),
+        (None, "1000", "1e3", 1.0),
+        (None, "0.015", "1.5e-2 of it", 1.0),
+        (None, "2", "1e3x2", 1.0),
+        (None, "1234567.5", "1,234,567.50", 1.0),
+        (None, "1e99999999999999999999", "1e99999999999999999999", 1.0),
+        (r"\d*", "4", "5 of them", 0.0),
+        (r"\d*", "4", "4 of them", 1.0),
+        (r"\d*", "4", "none", 0.0),
+        (r"Answer: (\w+)", "Answer: nan", "Answer: nan", 1.0),
+        (r"Answer: (\w+)", "Answer: snan", "Answer: nan", 0.0),
+        (r"Answer: (\S+)", "Answer: 5", "Answer: +5.", 1.0),
+        (r"Answer: (\S+)", "Answer: 34", "Answer: 3,4", 0.0),
         (r"answer: (\w+)", "answer: yes", "no; answer: maybe; answer: yes!", 1.0),
         (r"answer: (\w+)", "answer: yes", "yes", 0.0),
     ],
@@ -175,11 +196,18 @@ def test_the_fingerprint_is_that_of_prompts_and_references(tmp_path):
         (lambda file: ExactMatchBuilder(name="c", file_path=file(conversation("a")), common_config=COMMON)(), DataError,
          "evaluator c: c.jsonl:1: it does not end with an assistant's message to compare with"),
         (lambda file: PatternMatchBuilder(name="c", file_path=file(CAPITALS[0]), common_config=COMMON)(), DataError,
-         "evaluator c: c.jsonl:1: nothing in its answer matches"),
+         "evaluator c: c.jsonl:1: nothing in its answer is a number"),
         (lambda file: ExactMatchBuilder(name="a/b"), ValueError, "name='a/b': use letters, digits, _ - . and spaces"),
         (lambda file: ExactMatchBuilder(name="c", num_samples=2), ValueError,
          "num_samples=2 at temperature=0 are all the same: raise temperature"),
         (lambda file: ExactMatchBuilder(name="c", max_tokens=0), ValueError, "max_tokens=0: must be at least 1"),
+        (lambda file: PatternMatchBuilder(name="c", file_path=file(conversation("?", "four")), common_config=COMMON,
+                                          pattern=r"\d*")(), DataError,
+         r"evaluator c: c.jsonl:1: nothing in its answer matches '\\d*'"),
+        (lambda file: ExactMatchBuilder(name="c", temperature=1e-40), ValueError,
+         "temperature=1e-40: must be 0, or from 0.000001 to 1000000"),
+        (lambda file: ExactMatchBuilder(name="c", temperature=float("inf")), ValueError,
+         "temperature=inf: must be 0, or from 0.000001 to 1000000"),
         (lambda file: ExactMatchBuilder(name="c", top_p=0.0), ValueError, "top_p=0.0: must be greater than 0"),
         (lambda file: PatternMatchBuilder(name="c", pattern="("), ValueError, "pattern='(': missing )"),
     ],
@@ -191,12 +219,72 @@ def test_a_mistake_says_what_and_where(tmp_path, monkeypatch, make, kind, error)
     assert error in str(raised.value)
 
 
-def test_a_score_that_is_none_is_named(tmp_path):
-    @chz.chz
-    class Broken(ResponsesBuilder):
-        def score(self, response, reference):
-            return {"x": float("nan")}
+@chz.chz
+class Returns(ResponsesBuilder):
+    found: Any
 
-    builder = Broken(name="b", file_path=write(tmp_path / "c.jsonl", CAPITALS[0]), common_config=COMMON)
-    with pytest.raises(ConfigError, match=r"^evaluator b: x is nan: give finite scores$"):
-        asyncio.run(builder()(Says("a")))
+    def score(self, response, reference):
+        return self.found
+
+
+@pytest.mark.parametrize(
+    ("found", "error"),
+    [
+        ({"x": float("nan")}, "evaluator b: x is nan: give finite scores"),
+        ({"x": "much"}, "evaluator b: score returned 'x': 'much': it must return numbers by name"),
+        ({1: 1.0}, "evaluator b: score returned 1: 1.0: it must return numbers by name"),
+        (None, "evaluator b: score returned a NoneType: it must return numbers by name"),
+        ("much", "evaluator b: score returned a str: it must return numbers by name"),
+        ((1.0,), "evaluator b: score returned a tuple: it must return numbers by name"),
+        ({"num_tokens": 1}, "evaluator b: score returned num_tokens, a metric that is measured already: give it another"
+         " name"),
+        ({"end_of_turn": 1}, "evaluator b: score returned end_of_turn, a metric that is measured already: give it "
+         "another name"),
+    ],
+)  # fmt: skip
+def test_a_score_that_is_none_is_named(tmp_path, found, error):
+    file = write(tmp_path / "c.jsonl", CAPITALS[0])
+    with pytest.raises(ConfigError) as raised:
+        asyncio.run(Returns(name="b", file_path=file, common_config=COMMON, found=found)()(Says("a")))
+    assert str(raised.value) == error
+
+
+def test_any_kind_of_number_is_a_score(tmp_path):
+    file = write(tmp_path / "c.jsonl", CAPITALS[0])
+    found = {"a": np.float32(0.5), "b": True, "c": np.int64(2)}
+    evaluator = Returns(name="b", file_path=file, common_config=COMMON, found=found)()
+    responses = asyncio.run(evaluator.responses(Says("x")))
+    assert json.loads(json.dumps(evaluator.rows(responses)))[0]["scores"] == {"a": 0.5, "b": 1.0, "c": 2.0}
+
+
+def test_seeds_are_the_runs_the_steps_and_the_evaluators_own(tmp_path):
+    file = write(tmp_path / "c.jsonl", CAPITALS[0], CAPITALS[0])
+
+    def seeds(name="a", seed=0, step=0):
+        client = Says("x", "y")
+        evaluator = ResponsesBuilder(name=name, file_path=file, common_config=COMMON).of_run(None, (), seed)
+        asyncio.run(evaluator.responses(client, step))
+        return [params.seed for *_, params in client.asked]
+
+    assert seeds() == seeds()
+    each = [seed for found in (seeds(), seeds(name="b"), seeds(seed=1), seeds(step=1)) for seed in found]
+    assert len({*each}) == 8 and all(0 <= seed < 2**30 for seed in each)
+
+
+def test_a_conversation_that_stands_twice_has_samples_that_can_be_told_apart(tmp_path):
+    file = write(tmp_path / "c.jsonl", CAPITALS[0], CAPITALS[1], CAPITALS[0])
+    builder = ResponsesBuilder(name="c", file_path=file, common_config=COMMON, num_samples=2, temperature=1.0)
+    responses = asyncio.run(builder().responses(Says(*"abcdef")))
+    assert [response.number for response in responses] == [0, 1, 0, 1, 2, 3]
+    assert len({(response.prompt.id, response.number) for response in responses}) == 6
+
+
+def test_a_response_has_ended_where_the_renderer_cuts_it(tmp_path):
+    """A server may know nothing of the end of a sequence where texts are to stop a sample."""
+    common_config = chz.replace(COMMON, renderer_name="role_colon")
+    file = write(tmp_path / "c.jsonl", CAPITALS[0], CAPITALS[1])
+    builder = ExactMatchBuilder(name="c", file_path=file, common_config=common_config)
+    evaluator = builder()
+    responses = asyncio.run(evaluator.responses(Says(" Paris<|im_end|> and on", " Rome and on")))
+    assert [response.stop_reason for response in responses] == ["stop", "length"]
+    assert evaluator.metrics(responses)["eval/c/exact_match"] == 0.5

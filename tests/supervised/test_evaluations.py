@@ -272,6 +272,24 @@ def test_what_is_sampled_is_held_where_the_same_bits_come_out(tmp_path, toleranc
         assert moved == old | {"superseded_by_attempt": 2}
 
 
+@pytest.mark.parametrize("num_left", [0, 1])
+def test_where_other_tokens_may_come_out_lost_samples_stay_lost(tmp_path, caplog, num_left):
+    """The recorded metrics are of the samples that were there."""
+    run = RunDir(tmp_path / "r")
+    with run.lock():
+        run.write_config({"run_id": "x"})
+        for row in ({"step": 0, "ts": 0}, ROW):
+            run.append_metrics(row)
+        old = [{"step": 1, "evaluator": "a", "id": "p", "number": number, "sample": "old"} for number in range(2)]
+        run.append_samples(old[:num_left])
+        new = [row | {"sample": "new"} for row in old]
+        beside = {"step": 1, "evaluator": "b", "id": "p", "number": 0}  # of no metric that is recorded
+        Ledger(run, next_step=1, attempt=2, tolerance=1e-4).write(ROW | {"eval/a/x": 0.25}, samples=[*new, beside])
+    assert run.samples() == [*old[:num_left], beside]
+    assert run.metrics()[1] == ROW
+    assert f"{2 - num_left} samples of evaluator a at step 1 are not in samples.jsonl" in caplog.text
+
+
 def test_samples_of_a_row_that_a_crash_prevented_are_cut_and_lost_ones_written_again(tmp_path):
     run = RunDir(tmp_path / "r")
     with run.lock():

@@ -63,7 +63,7 @@ class LocalTrainingClient:
     """A ``TrainingClient`` (see :mod:`harness.backends.base`) whose model lives in this process.
 
     Once a request has failed, those after it fail too: no step is made with half a gradient. Where it is a write that
-    fails, they are those that have not run by then.
+    fails, they are those that have not run by then. A sample changes nothing: where one fails, it does so alone.
     """
 
     def __init__(self, make_engine: Callable[[], Engine], run_path: Path):
@@ -109,7 +109,7 @@ class LocalTrainingClient:
         in memory; what it is asked for runs in its place among the other requests."""
 
         def make() -> LocalSamplingClient:
-            return LocalSamplingClient(self._engine.sampler(), lambda run: self._enqueue("sample", run), self.close)
+            return LocalSamplingClient(self._engine.sampler(), self._enqueue_sample, self.close)
 
         return self._submit("save_weights_and_get_sampling_client", make)
 
@@ -127,6 +127,13 @@ class LocalTrainingClient:
 
     def _submit(self, request: str, run: Callable[[], T]) -> LocalFuture[T]:
         return LocalFuture(self._enqueue(request, run))
+
+    def _enqueue_sample(self, run: Callable[[], T]) -> concurrent.futures.Future[T]:
+        def run_unless_failed() -> T:
+            _raise_after(self._failed or self._unwritten, "sample")
+            return run()
+
+        return self._worker.submit(run_unless_failed)
 
     def _enqueue(self, request: str, run: Callable[[], T]) -> concurrent.futures.Future[T]:
         def run_unless_failed() -> T:

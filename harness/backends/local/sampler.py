@@ -1,8 +1,8 @@
 """Samples with a LoRA as it was at one moment: tinker's requests to sequences, the same bits each time.
 
 What is asked for together goes through the model together, padded on the left; its lengths alone decide the batches.
-Each sequence has random numbers of its own, from the run's seed, the updates made, the prompt and how often it was
-asked for; where a request has a seed, from that one, the prompt and the sample's number.
+Each sequence has random numbers of its own: where a request has a seed, from that one, the prompt and the sample's
+number; else from the run's seed, the updates made, the prompt and how often it was asked for without a seed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 import tinker
 import torch
 
+from harness.backends.base import temperature_fault
 from harness.backends.local.stops import Stop
 from harness.exceptions import BackendError
 
@@ -108,7 +109,7 @@ class Sampler:
         self._most_tokens = _MICRO_BATCHES * batch_tokens
         self._step = engine.num_steps
         self._weights = {name: parameter.detach().clone() for name, parameter in engine.parameters.items()}
-        self._asked: collections.Counter[tuple[int, ...]] = collections.Counter()  # each prompt, how often
+        self._asked: collections.Counter[tuple[int, ...]] = collections.Counter()  # each prompt without a seed
         self._takes_positions = "position_ids" in inspect.signature(model.get_base_model().forward).parameters
 
     def request(self, prompt: tinker.ModelInput, num_samples: int, params: tinker.SamplingParams) -> Request:
@@ -120,12 +121,13 @@ class Sampler:
         tokens = _checked_tokens(prompt, self._model.get_input_embeddings().num_embeddings)
         for name, value, least, most in (
             ("num_samples", num_samples, 1, None),
-            ("temperature", params.temperature, 0, None),
             ("top_p", params.top_p, 0, 1),
             ("top_k", params.top_k, -1, None),
         ):
             if not value >= least or (most is not None and value > most):
                 raise BackendError(f"{name}={value}: must be at least {least}{f' and at most {most}' if most else ''}")
+        if fault := temperature_fault(params.temperature):
+            raise BackendError(fault)
         room = None if self._max_length is None else self._max_length - len(tokens)
         if room is not None and room < 1:
             raise BackendError(
@@ -134,9 +136,11 @@ class Sampler:
         limits = [limit for limit in (params.max_tokens, room) if limit is not None]
         if not limits or min(limits) < 1:
             raise BackendError(f"max_tokens={params.max_tokens}: must be at least 1")
-        key = tuple(tokens)
-        origin = f"{self._seed} {self._step} {self._asked[key]}" if params.seed is None else str(params.seed)
-        self._asked[key] += 1
+        origin = params.seed
+        if origin is None:
+            key = tuple(tokens)
+            origin = f"{self._seed} {self._step} {self._asked[key]}"
+            self._asked[key] += 1
         return Request(
             tokens=tokens,
             seeds=[_seed(f"{origin} {number} {tokens}") for number in range(num_samples)],

@@ -27,19 +27,20 @@ class Stop:
 
     @classmethod
     def of(cls, stop: str | Sequence[str] | Sequence[int] | None, model_name: str, model: Any) -> Stop:
-        """What ``tinker.SamplingParams.stop`` says. None is the model's end of a sequence, whatever is given stands in
-        its place.
+        """What ``tinker.SamplingParams.stop`` says. None is the model's end of a sequence. Tokens that are given stand
+        in its place; beside texts it ends a sample too, as it ends what the model says.
 
         Raises:
             BackendError: for an empty text, and for anything but texts or tokens.
         """
-        if stop is None:
-            stop = model.generation_config.eos_token_id
-        given: list[Any] = [] if stop is None else [stop] if isinstance(stop, (str, int)) else list(stop)
+        given = _listed(stop)
         if bad := [item for item in given if not isinstance(item, (str, int)) or item == ""]:
             raise BackendError(f"stop={bad[0]!r}: give texts, or ids of tokens")
-        tokens = frozenset(item for item in given if isinstance(item, int))
-        return cls(tokens, tuple(item for item in given if isinstance(item, str)), model_name)
+        texts = tuple(item for item in given if isinstance(item, str))
+        tokens = [item for item in given if isinstance(item, int)]
+        if stop is None or (texts and not tokens):
+            tokens = _listed(model.generation_config.eos_token_id)
+        return cls(frozenset(tokens), texts, model_name)
 
     def is_reached(self, tokens: Sequence[int]) -> bool:
         """Whether the last one of ``tokens`` ends the sample."""
@@ -54,3 +55,8 @@ class Stop:
     @functools.cached_property
     def _most_tokens(self) -> int:
         return max(len(text.encode()) for text in self.texts) + _LEAD
+
+
+def _listed(value: Any) -> list[Any]:
+    """One, several or none of them, as a list."""
+    return [] if value is None else [value] if isinstance(value, (str, int)) else list(value)

@@ -141,6 +141,52 @@ def test_without_a_word_the_models_end_of_a_sequence_stops(sampling):
     assert {reason for reason, _ in reasons([])} == {"length"}
 
 
+def test_beside_texts_the_models_end_of_a_sequence_stops_too(sampling):
+    answer = sampling.sample(prompt([1, 99]), 200, params(max_tokens=20, temperature=2.0, stop=["\n\nUser:"])).result()
+    assert {s.stop_reason for s in answer.sequences if END in s.tokens} == {"stop"}
+    assert all(s.tokens[-1] == END for s in answer.sequences if END in s.tokens)
+    (other,) = sampling.sample(prompt([1, 99]), 1, params(stop=[END + 1])).result().sequences
+    (alone,) = sampling.sample(prompt([1, 99]), 1, params(stop=[])).result().sequences
+    assert other.tokens == alone.tokens  # a token that is given stands in its place
+
+
+def test_at_the_bounds_of_the_temperature_a_token_is_chosen(sampling, reference):
+    likeliest = int(logprobs_after(reference, [1, 99]).argmax())
+    for temperature, is_greedy in ((1e-6, True), (1e6, False)):
+        asked = params(max_tokens=1, temperature=temperature)
+        answer = sampling.sample(prompt([1, 99]), 50, asked).result()
+        assert ({sequence.tokens[0] for sequence in answer.sequences} == {likeliest}) is is_greedy
+
+
+def test_a_seed_of_a_request_is_nothing_to_those_without(make):
+    def sampled(*seeds):
+        client = make().save_weights_and_get_sampling_client().result()
+        return [said(client.sample(prompt([1, 99]), 1, params(temperature=1.0, seed=s)).result()) for s in seeds]
+
+    assert sampled(5, None)[1] == sampled(None)[0]
+
+
+def test_a_sample_that_fails_fails_alone(make, monkeypatch):
+    client = make()
+    expected = make()
+    train(expected, range(2))
+    train(client, range(1))
+    sampling = client.save_weights_and_get_sampling_client().result()
+
+    def fails(*_):
+        raise MemoryError("too much")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.backends.local.sampler._Row.take", fails)
+        with pytest.raises(MemoryError):
+            sampling.sample(prompt([1, 99]), 1, params()).result()
+    assert sampling.sample(prompt([1, 99]), 1, params()).result()
+    train(client, range(1, 2))
+    data = random_data([20, 9])
+    found = [c.forward(data, "cross_entropy").result().loss_fn_outputs[0]["logprobs"] for c in (client, expected)]
+    assert found[0].tolist() == found[1].tolist()
+
+
 def test_a_sample_ends_where_the_context_does(sampling):
     long = [1, *range(100, 100 + MAX_LENGTH - 4)]
     answers = [sampling.sample(prompt(tokens), 1, params(max_tokens=None)) for tokens in (long, long[:-1])]
@@ -155,7 +201,10 @@ def test_a_sample_ends_where_the_context_does(sampling):
         ([1, 384], 1, {}, "token 384 is not among the model's 384: is the tokenizer this model's?"),
         ([1] * 256, 1, {}, "a prompt of 256 tokens, and the model's context is 256: shorten it"),
         ([1], 0, {}, "num_samples=0: must be at least 1"),
-        ([1], 1, {"temperature": -1.0}, "temperature=-1.0: must be at least 0"),
+        ([1], 1, {"temperature": -1.0}, "temperature=-1.0: must be 0, or from 0.000001 to 1000000"),
+        ([1], 1, {"temperature": 1e-40}, "temperature=1e-40: must be 0, or from 0.000001 to 1000000"),
+        ([1], 1, {"temperature": math.inf}, "temperature=inf: must be 0, or from 0.000001 to 1000000"),
+        ([1], 1, {"temperature": math.nan}, "temperature=nan: must be 0, or from 0.000001 to 1000000"),
         ([1], 1, {"top_p": 1.5}, "top_p=1.5: must be at least 0 and at most 1"),
         ([1], 1, {"top_k": -2}, "top_k=-2: must be at least -1"),
         ([1], 1, {"max_tokens": 0}, "max_tokens=0: must be at least 1"),
