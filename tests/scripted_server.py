@@ -53,6 +53,7 @@ class ScriptedServer:
         models: The names of those that it has.
         headers: Those of every request.
         files: What it gives out of a state, by name; where there is none it does not know such a request.
+        outputs: The name of the log-probabilities in an answer, and how many there are for examples of such lengths.
     """
 
     def __init__(self) -> None:
@@ -62,6 +63,7 @@ class ScriptedServer:
         self.models = ["unigram", "unigram-large"]
         self.files: dict[str, bytes] = {}
         self.metadata: dict[str, str] = {}  # of the newest training run
+        self.outputs: Callable[[list[int]], tuple[str, list[int]]] = lambda lengths: ("logprobs", lengths)
         self._script: dict[str, _Scripted] = {}
         self._models: dict[str, _Model] = {}
         self._samplers: dict[str, int] = {}  # the updates in the weights of each sampling session
@@ -255,11 +257,12 @@ class ScriptedServer:
         model = self._models[request.model_id]
         model.pending += not request.forward_only
         logprob = -math.log(256) / (1 + model.num_updates / 10)
-        lengths = [len(datum.loss_fn_inputs["target_tokens"].dense) // 8 for datum in request.data]
+        asked_for = [len(datum.loss_fn_inputs["target_tokens"].dense) // 8 for datum in request.data]
+        name, lengths = self.outputs(asked_for)
         output = pb.ForwardBackwardOutput(loss_fn_output_type="ArrayRecord")
         record = output.loss_fn_outputs.add()
         record.type_tag, record.num_datums = "ArrayRecord", len(lengths)
-        field = record.fields["logprobs"]
+        field = record.fields[name]
         field.dtype = pb.DTYPE_FLOAT32
         field.data = np.full(sum(lengths), logprob, np.float32).tobytes()
         field.offsets = np.cumsum([0, *(4 * length for length in lengths)]).astype(np.int64).tobytes()

@@ -39,6 +39,7 @@ def conversation_to_datum(
     conversation: Sequence[Message] | None = None,
     example_id: str = "",
     slice: str | None = None,
+    where: str = "",
 ) -> ConversationDatum:
     """A conversation as a training datum.
 
@@ -49,6 +50,7 @@ def conversation_to_datum(
         train_on_what: Which messages carry loss; None is all assistant messages.
         example_id: Names the example in evaluations; "" stands for the digest of its content.
         slice: A part of the data that the example belongs to.
+        where: The file and line that it stands on.
 
     Returns:
         A datum of at most ``max_length - 1`` positions. Its weights are all 0 where nothing trainable is left: the
@@ -63,7 +65,7 @@ def conversation_to_datum(
         raise TypeError("conversation_to_datum needs a renderer")
     given: Any = messages if messages is not None else conversation  # the renderer refuses None: a row without any
     example = renderer.build_supervised_example(given, train_on_what or TrainOnWhat.ALL_ASSISTANT_MESSAGES)
-    return datum_from_example(example, max_length, example_id, slice)
+    return datum_from_example(example, max_length, example_id, slice, where)
 
 
 class SupervisedDatasetFromRows(SupervisedDataset):
@@ -264,6 +266,7 @@ class FromConversationFileBuilder(ChatDatasetBuilder):
             common.train_on_what,
             example_id=row["id"],
             slice=row["slice"],
+            where=row["where"],
         )
 
     def _dataset(self, rows: list[Row]) -> SupervisedDatasetFromRows:

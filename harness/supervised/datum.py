@@ -27,25 +27,31 @@ class ConversationDatum(tinker.Datum):
     Attributes:
         example_id: Names the example in evaluations; "" stands for the digest of its content.
         slice: A part of the data that the example belongs to, or None.
+        where: The file and line that it stands on, or "".
         num_truncated: Tokens that ``max_length`` cut off.
         end_cut_off: Whether the cut took the end-of-turn of a message that is trained in part.
     """
 
     example_id: str = ""
     slice: str | None = None
+    where: str = ""
     num_truncated: int = 0
     end_cut_off: bool = False
 
 
 def datum_from_example(
-    example: SupervisedExample, max_length: int | None = None, example_id: str = "", slice: str | None = None
+    example: SupervisedExample,
+    max_length: int | None = None,
+    example_id: str = "",
+    slice: str | None = None,
+    where: str = "",
 ) -> ConversationDatum:
     """Shift for next-token prediction: ``target_tokens[i]`` and ``weights[i]`` belong to the token after input i.
 
     Args:
         example: n tokens and their weights.
         max_length: Keep the first ``max_length`` tokens.
-        example_id, slice: See :class:`ConversationDatum`.
+        example_id, slice, where: See :class:`ConversationDatum`.
 
     Returns:
         A datum of at most ``min(n, max_length) - 1`` positions: int64 ``target_tokens`` and float32 ``weights``.
@@ -59,6 +65,7 @@ def datum_from_example(
         },
         example_id=example_id,
         slice=slice,
+        where=where,
         num_truncated=example.num_truncated,
         end_cut_off=example.end_cut_off,
     )

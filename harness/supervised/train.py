@@ -140,7 +140,7 @@ def with_backend(config: Config, run: RunDir, console: Console) -> Config:
         ConfigError: where the backend has no place for them.
     """
     backend = config.backend
-    if isinstance(backend, OpenBackend) and run.exists() and not config.base_url:
+    if isinstance(backend, OpenBackend) and run.exists():
         backend = from_json(run.config()["config"]["backend"])
     elif isinstance(backend, OpenBackend):
         backend, reason = chosen(config.base_url)

@@ -1,6 +1,7 @@
 """The service backend against a scripted server, through the real SDK."""
 
 import asyncio
+import dataclasses
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from harness.backends import chosen
 from harness.backends.local.backend import LocalBackend
 from harness.backends.tinker_service import failures
 from harness.backends.tinker_service.backend import TinkerBackend
+from harness.backends.tinker_service.server import Server
 from harness.derive import make_fork
 from harness.eval.evaluators import SamplingClientEvaluator
 from harness.exceptions import CheckpointDamagedError, ConfigError, DataError, ServiceError
@@ -200,6 +202,30 @@ def test_weights_of_something_else_are_refused(server, tmp_path, changes, said):
     assert said in str(raised.value)
 
 
+def test_the_rank_of_weights_is_asked_for_where_the_model_does_not_say_it(server, tmp_path, capsys):
+    """As SkyRL's does not."""
+    server.states["tinker://a/weights/1"] = 3
+    server.fail("get_info", (200, {"model_data": {"model_name": "unigram"}, "model_id": "a"}))
+    server.fail("weights_info", (200, {"base_model": "unigram", "is_lora": True, "lora_rank": 4}))
+    changes = {"load_checkpoint_path": "tinker://a/weights/1", "lora_rank": 2}
+    with pytest.raises(ConfigError, match=r"^tinker://a/weights/1: of lora_rank=4, not 2: set lora_rank=4$"):
+        run(on(server, tmp_path / "r", **changes))
+    assert not (tmp_path / "r").exists()
+    server.mend("weights_info")  # it does not know the question
+    assert run(on(server, tmp_path / "r", **changes)).state() == "FINISHED"
+    assert "tinker://a/weights/1: its lora_rank is not known: training goes on with it" in capsys.readouterr().out
+
+
+def test_layers_that_a_server_may_train_all_the_same_are_told(server, tmp_path, capsys, monkeypatch):
+    run(on(server, tmp_path / "r", train_mlp=False, train_unembed=False, max_steps=1))
+    assert (
+        f"{server.url}: it does not say whether it heeds backend.train_mlp=false and backend.train_unembed=false: it "
+        "may train all layers (SkyRL does)"
+    ) in capsys.readouterr().out
+    monkeypatch.delenv("TINKER_BASE_URL", raising=False)
+    assert Server(None).is_hosted_service and not Server(server.url).is_hosted_service
+
+
 def test_another_renderer_than_the_checkpoints_is_warned_of(server, tmp_path, caplog):
     server.states["tinker://a/weights/1"] = 3
     backend = TinkerBackend(base_url=server.url)
@@ -240,6 +266,15 @@ def test_the_choice_is_recorded_and_kept_by_a_resume(server, tmp_path, monkeypat
     assert recorded["type"] == "harness.backends.tinker_service.backend:TinkerBackend"
     assert (recorded["base_url"], recorded["ttl_seconds"]) == (server.url, 7200)
     resumed = run(train.Config(**{**values, "max_steps": 5}))  # no base_url, and the backend left open
+    assert resumed.state() == "FINISHED"
+    assert len(server.asked("load_weights")) == 1
+
+
+def test_a_resume_at_a_given_address_keeps_the_other_options_of_the_backend(server, tmp_path):
+    made = on(server, tmp_path / "r", max_steps=3, train_mlp=False)
+    run(made)
+    values: dict[str, Any] = {name: getattr(made, name) for name in chz.chz_fields(made) if name != "backend"}
+    resumed = run(train.Config(**{**values, "base_url": server.url, "max_steps": 5}))
     assert resumed.state() == "FINISHED"
     assert len(server.asked("load_weights")) == 1
 
@@ -301,7 +336,7 @@ def test_a_server_that_does_not_know_the_question_of_its_health_is_used(server, 
     assert run(on(server, tmp_path / "r")).state() == "FINISHED"
 
 
-START = "making a model of unigram"
+START = "making a model of unigram with lora_rank=32"
 FIRST_CALLS = [
     ("client/config", (401, {"detail": "no such key"}), "its models: the key was refused (401: no such key): set "
      "TINKER_API_KEY to a key that is valid there"),
@@ -325,12 +360,22 @@ def test_what_fails_before_the_first_update(server, tmp_path, route, answer, sai
 
 
 def test_a_model_that_is_not_there_is_told_with_those_that_are(server, tmp_path):
+    """Before it is asked for: there are servers that take any name, and train what they have."""
     with pytest.raises(ConfigError) as raised:
         run(on(server, tmp_path / "r", model_name="unigramm"))
     assert str(raised.value) == (
-        f"model_name=unigramm: {server.url} has no such model (unknown base model unigramm); did you mean unigram or "
-        "unigram-large?: it has unigram, unigram-large; or train here with backend=local"
+        f"model_name=unigramm: {server.url} has no such model; did you mean unigram or unigram-large?: it has unigram, "
+        "unigram-large; or train here with backend=local"
     )
+    assert not server.asked("create_model")
+
+
+@pytest.mark.parametrize("answer", [(404, {"detail": "Not Found"}), (200, {"supported_models": []})])
+def test_a_server_that_does_not_list_its_models_is_asked_for_any(server, tmp_path, answer):
+    server.fail("get_server_capabilities", answer)
+    assert run(on(server, tmp_path / "r")).state() == "FINISHED"
+    said = failure(on(server, tmp_path / "s", model_name="unigramm"))
+    assert said.endswith("rejected (400: unknown base model unigramm): mend that")
 
 
 def test_an_example_beyond_the_context_is_told_before_anything_is_paid_for(server, tmp_path, monkeypatch):
@@ -346,6 +391,8 @@ LATER = [
      "has forgotten the request (404: unknown request): go on from the last checkpoint"),
     ("future of optim_step", (410, {"detail": "expired"}), "optim_step: the server has forgotten the request (Promise"),
     ("future of optim_step", (400, {"detail": "no gradient"}), "optim_step: rejected (400: no gradient): mend that"),
+    ("future of optim_step", (400, {"detail": "Model m not loaded (likely stale request)"}), "optim_step: the server "
+     "has let go of the model (Model m not loaded (likely stale request)): go on from the last checkpoint"),
     ("future of optim_step", (200, {"error": "node died", "category": "server"}), "optim_step: the server failed: node "
      "died: try again later"),
     ("future of forward_backward", (200, {"loss_fn_outputs": []}), "forward_backward of 4 examples: Server returned a "
@@ -379,7 +426,8 @@ def test_rejected_data_is_named(server, tmp_path):
     client = backend.create_training_client(
         model_name="unigram", lora_rank=32, seed=0, numerics={}, run_path=tmp_path
     )  # fmt: skip
-    data = [byte_datum("a b"), byte_datum("some words"), byte_datum("c")]
+    refused_one = dataclasses.replace(byte_datum("some words"), example_id="q7", where="data.jsonl:12")
+    data = [byte_datum("a b"), refused_one, byte_datum("c")]
 
     async def ask() -> None:
         await client.forward_backward(data, "cross_entropy").result_async()
@@ -388,17 +436,15 @@ def test_rejected_data_is_named(server, tmp_path):
         asyncio.run(ask())
     backend.close(client)
     assert str(raised.value) == (
-        f"{server.url}: forward_backward of 3 examples: example 2 of 3 (10 tokens) was rejected: token 111 is not in "
-        "the vocabulary: leave it out, or lower max_length"
+        f"{server.url}: forward_backward of 3 examples: example 2 of 3 (q7, data.jsonl:12, 10 tokens) was rejected: "
+        "token 111 is not in the vocabulary: leave it out, or lower max_length"
     )
 
 
 def test_where_all_examples_are_rejected_it_is_not_the_data(server, tmp_path):
-    server.fail("future of forward_backward", (400, {"detail": "the model is not loaded"}), after=2)
+    server.fail("future of forward_backward", (400, {"detail": "the model is frozen"}), after=2)
     said = failure(on(server, tmp_path / "r", eval_every=0))
-    assert (
-        "forward_backward of 4 examples: rejected (400: the model is not loaded): mend that; no checkpoint yet" in said
-    )
+    assert "forward_backward of 4 examples: rejected (400: the model is frozen): mend that; no checkpoint yet" in said
 
 
 def test_an_answer_that_never_comes_is_shown_and_ends_the_run_where_the_user_set_a_limit(

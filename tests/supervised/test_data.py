@@ -218,6 +218,13 @@ def test_test_size_splits_by_content(builder):
     assert set(texts(reseeded)) != held_out
 
 
+def test_a_datum_knows_where_its_conversation_stands(builder, tmp_path):
+    test_file = write(tmp_path / "t.jsonl", [{"messages": TALK}, {"messages": talk("b")}])
+    _, test = builder([{"messages": TALK}], test_file_path=test_file)()
+    found = [datum.where for i in range(len(test)) for datum in test.get_batch(i)]
+    assert sorted(found) == [f"{test_file}:1", f"{test_file}:2"]
+
+
 def test_copies_of_a_conversation_fall_on_one_side(builder):
     rows = [{"messages": talk(f"answer {i % 10}")} for i in range(20)]
     train, test = builder(rows, test_size=5)()

@@ -47,7 +47,9 @@ class TinkerBackend(Backend):
         metadata=_PLACE,
     )
     timeout_seconds: float | None = chz.field(
-        default=None, doc="Seconds that an answer is waited for; None = for ever.", metadata=_PLACE
+        default=None,
+        doc="Seconds that an answer is waited for; None = for ever, and a minute for what does not train.",
+        metadata=_PLACE,
     )
     train_attn: bool = chz.field(default=True, doc="Train a LoRA on the attention layers.")
     train_mlp: bool = chz.field(default=True, doc="Train a LoRA on the MLP layers.")
@@ -108,6 +110,9 @@ class TinkerBackend(Backend):
         path = state_path or weights_path
         if path is not None:
             self._check_renderer(path, metadata)
+        else:
+            self._check_model(model_name)
+            self._warn_of_layers()
         service = tinker.ServiceClient(base_url=self.base_url, user_metadata=metadata)
 
         def create() -> tinker.TrainingClient:
@@ -127,7 +132,7 @@ class TinkerBackend(Backend):
                 )
             return made.result() if hasattr(made, "result") else made  # older SDKs return the client itself
 
-        doing = f"loading {path}" if path else f"making a model of {model_name}"
+        doing = f"loading {path}" if path else f"making a model of {model_name} with lora_rank={lora_rank}"
         with failures.in_plain_words(doing, self._server.address):
             try:
                 creating = self._server.worker.submit(create)
@@ -135,11 +140,9 @@ class TinkerBackend(Backend):
             except Exception as error:
                 if state_path is not None and failures.is_gone(error):
                     raise CheckpointDamagedError(f"{state_path}: {failures.said(error)}: take another") from error
-                if path is None and (failures.is_rejection(error) or failures.is_gone(error)):
-                    self._check_model(model_name, error)
                 raise
         if weights_path is not None:
-            _check_fits(client.get_info(), weights_path, model_name, lora_rank)
+            self._check_fits(client.get_info(), weights_path, model_name, lora_rank)
         return ServiceTrainingClient(
             service,
             client,
@@ -175,6 +178,8 @@ class TinkerBackend(Backend):
                 weights_path=weights_path,
             )
             return training_client.save_weights_and_get_sampling_client().result()
+        if weights_path is None:
+            self._check_model(model_name)
         service = tinker.ServiceClient(base_url=self.base_url)
         base_model = model_name if weights_path is None else None  # servers take one of them
         doing = f"loading {weights_path or model_name}"
@@ -235,33 +240,46 @@ class TinkerBackend(Backend):
     def _server(self) -> Server:
         from harness.backends.tinker_service.server import Server
 
-        return Server(self.base_url)
+        return Server(self.base_url, self.timeout_seconds)
 
     def _check_there(self) -> None:
         credentials.check()
         self._server.check_reachable()
 
-    def _check_model(self, model_name: str, error: BaseException) -> None:
-        """Raise ConfigError where the server says which models it has, and this is none of them."""
+    def _check_model(self, model_name: str) -> None:
+        """Raise ConfigError where the server says which models it has, and this is none of them: some servers take any
+        name, and train what they have."""
         models = self._server.models()
         if models and model_name not in models:
             raise ConfigError(
-                f"model_name={model_name}: {self._server.address} has no such model ({failures.said(error)})"
+                f"model_name={model_name}: {self._server.address} has no such model"
                 f"{near_matches(model_name, models)}: it has {', '.join(sorted(models))}; or train here with "
                 "backend=local"
-            ) from error
+            )
+
+    def _warn_of_layers(self) -> None:
+        """No server says which layers it trains: the hosted service does as asked, SkyRL 0.3.0 trains them all."""
+        names = [name for name in ("train_attn", "train_mlp", "train_unembed") if not getattr(self, name)]
+        if names and not self._server.is_hosted_service:
+            logger.warning(
+                "%s: it does not say whether it heeds %s: it may train all layers (SkyRL does)",
+                self._server.address,
+                " and ".join(f"backend.{name}=false" for name in names),
+            )
 
     def _check_renderer(self, path: str, metadata: Mapping[str, str]) -> None:
         ours, theirs = metadata.get("renderer_name"), self._server.renderer_of(path)
         if ours and theirs and ours != theirs:
             logger.warning("%s was trained with renderer_name=%s, and now goes on with %s", path, theirs, ours)
 
-
-def _check_fits(info: Any, weights_path: str, model_name: str, lora_rank: int) -> None:
-    """Raise ConfigError where a checkpoint is not of this model and rank: the service goes on with the checkpoint's."""
-    for name, asked, has in (
-        ("model_name", model_name, info.model_data.model_name),
-        ("lora_rank", lora_rank, info.lora_rank),
-    ):
-        if has is not None and has != asked:
-            raise ConfigError(f"{weights_path}: of {name}={has}, not {asked}: set {name}={has}")
+    def _check_fits(self, info: Any, weights_path: str, model_name: str, lora_rank: int) -> None:
+        """Raise ConfigError where a checkpoint is not of this model and rank: servers go on with the checkpoint's."""
+        rank = self._server.rank_of(weights_path) if info.lora_rank is None else info.lora_rank
+        if rank is None:
+            logger.warning("%s: its lora_rank is not known: training goes on with it, whatever it is", weights_path)
+        for name, asked, has in (
+            ("model_name", model_name, info.model_data.model_name),
+            ("lora_rank", lora_rank, rank),
+        ):
+            if has is not None and has != asked:
+                raise ConfigError(f"{weights_path}: of {name}={has}, not {asked}: set {name}={has}")

@@ -29,24 +29,24 @@ class ServiceFuture(Generic[T]):
         doing: str,
         where: str,
         limit: float | None,
-        data: Rejected | None = None,
+        examples: Examples | None = None,
     ):
         """
         Args:
             doing: The request, in words.
             limit: Seconds that it is waited for; None: for ever.
-            data: Finds what of its data the server rejects.
+            examples: What it sends.
         """
         self._future = future
         self._doing = doing
         self._where = where
         self._limit = limit
-        self._data = data
+        self._examples = examples
 
     def result(self, timeout: float | None = None) -> T:
         """Block for the answer."""
         with failures.in_plain_words(self._doing, self._where):
-            return waiting.wait(self._future, self._doing, self._where, timeout or self._limit)
+            return self._checked(waiting.wait(self._future, self._doing, self._where, timeout or self._limit))
 
     async def result_async(self, timeout: float | None = None) -> T:
         """The same without blocking the event loop.
@@ -56,37 +56,56 @@ class ServiceFuture(Generic[T]):
         """
         with failures.in_plain_words(self._doing, self._where):
             try:
-                return await waiting.answer(self._future, timeout or self._limit)
+                return self._checked(await waiting.answer(self._future, timeout or self._limit))
             except Exception as error:
-                if self._data and failures.is_rejection(error) and (found := await self._data.find()):
+                if self._examples and failures.is_rejection(error) and (found := await self._examples.find_rejected()):
                     raise ServiceError(f"{self._where}: {self._doing}: {found}") from error
                 raise
 
     def __await__(self) -> Generator[Any, None, T]:
         return self.result_async().__await__()
 
+    def _checked(self, answer: T) -> T:
+        if self._examples:
+            self._examples.check(answer)
+        return answer
 
-class Rejected:
-    """Which of some examples the server rejects: each is asked for alone, once all of them together were rejected."""
+
+class Examples:
+    """The examples of a request: whether an answer is of them, and which of them the server rejects."""
 
     def __init__(self, client: tinker.TrainingClient, data: Sequence[tinker.Datum], limit: float | None):
         self._client = client
         self._data = data
         self._limit = limit
 
-    async def find(self) -> str | None:
-        """The first one, and why, in words; None where it is none of them, or all: then it is not the data."""
+    def check(self, answer: Any) -> None:
+        """Raise ValueError where ``answer`` has not one log-probability for each token of each example."""
+        outputs = answer.loss_fn_outputs
+        if len(outputs) != len(self._data):
+            raise ValueError(f"its answer has {len(outputs)} outputs, not {len(self._data)}")
+        for number, (output, datum) in enumerate(zip(outputs, self._data, strict=True), start=1):
+            length = len(output["logprobs"].to_numpy()) if "logprobs" in output else 0
+            if length != datum.model_input.length:
+                raise ValueError(
+                    f"its answer has {length} log-probabilities for the {datum.model_input.length} tokens of example "
+                    f"{number}"
+                )
+
+    async def find_rejected(self) -> str | None:
+        """The first one that is rejected, and why, in words: each is asked for alone. None where it is none of them, or
+        all: then it is not the data."""
         answers = [self._client.forward([datum], "cross_entropy") for datum in self._data]
         reasons = [await self._reason(answer) for answer in answers]
         if all(reasons) or not any(reasons):
             return None
         number, reason = next((number, reason) for number, reason in enumerate(reasons, start=1) if reason)
         datum = self._data[number - 1]
-        name = getattr(datum, "example_id", "")
-        named = f"{name}, " if name else ""
+        known = [getattr(datum, name, "") for name in ("example_id", "where")]
+        described = ", ".join([*filter(None, known), f"{datum.model_input.length} tokens"])
         return (
-            f"example {number} of {len(self._data)} ({named}{datum.model_input.length} tokens) was rejected: {reason}: "
-            "leave it out, or lower max_length"
+            f"example {number} of {len(self._data)} ({described}) was rejected: {reason}: leave it out, or lower "
+            "max_length"
         )
 
     async def _reason(self, answer: tinker.APIFuture[Any]) -> str | None:
@@ -181,9 +200,9 @@ class ServiceTrainingClient:
     def _on_data(
         self, request: str, future: tinker.APIFuture[Any], data: list[tinker.Datum]
     ) -> ServiceFuture[tinker.ForwardBackwardOutput]:
-        rejected = Rejected(self._client, data, self._limit)
+        examples = Examples(self._client, data, self._limit)
         doing = f"{request} of {len(data)} examples"
-        return ServiceFuture(future.future(), doing, self._server.address, self._limit, rejected)
+        return ServiceFuture(future.future(), doing, self._server.address, self._limit, examples)
 
     def _saved(self, future: tinker.APIFuture[Any], doing: str) -> ServiceFuture[Saved]:
         future.future().add_done_callback(self._note)

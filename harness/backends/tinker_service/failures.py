@@ -70,6 +70,11 @@ def is_gone(error: BaseException) -> bool:
     return _status(error) in (404, 410)
 
 
+def is_forgotten(error: BaseException) -> bool:
+    """Whether a server that was started again, or has let go of the model, refuses to go on with it."""
+    return is_rejection(error) and "not loaded" in said(error)  # SkyRL's words
+
+
 def is_unsupported(error: BaseException) -> bool:
     """Whether the server does not know the request at all."""
     return _status(error) in (404, 405, 501)
@@ -107,6 +112,8 @@ def _words(error: BaseException) -> tuple[str, str] | None:
     match error:
         case HarnessError():
             return None
+        case _ if is_forgotten(error):
+            return f"the server has let go of the model ({said(error)})", "go on from the last checkpoint"
         case tinker.APIResponseValidationError() | json.JSONDecodeError() | pydantic.ValidationError():
             answer = "its answer is not what this SDK understands"
             return f"{answer} (tinker {tinker.__version__}: {said(error)})", _VERSIONS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import functools
 import logging
@@ -20,6 +19,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _PROBE_SECONDS = 5.0
+_MOST_SECONDS = 60.0  # for an answer, where the user sets no limit: nothing here has to wait for other work
 _HEALTH = "/api/v1/healthz"
 
 
@@ -28,27 +28,34 @@ class Server:
 
     Attributes:
         address: Its URL, without user info.
+        is_hosted_service: Whether it is the one that is used where no address is given.
         saved: Paths of the states that this process saved there.
         worker: Where calls of the SDK that block are made.
     """
 
-    def __init__(self, base_url: str | None):
-        from tinker.lib.base_url import resolve_base_url
+    def __init__(self, base_url: str | None, limit: float | None = None):
+        """
+        Args:
+            limit: Seconds that an answer is waited for.
+        """
+        from tinker.lib.base_url import DEFAULT_BASE_URL, resolve_base_url
 
         self._url = resolve_base_url(base_url)
+        self._limit = limit
         self.address = redact(self._url)
+        self.is_hosted_service = self._url == DEFAULT_BASE_URL
         self.saved: set[str] = set()
         self.worker = waiting.Worker()
         self._told: set[str] = set()
-        self._pending: list[concurrent.futures.Future[None]] = []
+        self._pending: list[concurrent.futures.Future[str | None]] = []
 
     def check_reachable(self) -> None:
         """Raise where nobody listens, within seconds: the SDK would try for five minutes.
 
-        A server that is slow, or does not know the question, is taken for one that works.
+        A server that does not know the question is taken for one that works; one that is slow is asked another.
 
         Raises:
-            ServiceError: where it cannot be reached or is not ready.
+            ServiceError: where it cannot be reached, is not ready, or does not answer.
             ConfigError: where its URL is none.
         """
         import httpx
@@ -58,6 +65,7 @@ class Server:
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise ConfigError(f"base_url={self.address}: not a URL ({error}): give http(s)://HOST[:PORT]") from None
         except (httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout):
+            self.models()
             return
         except httpx.TransportError as error:
             raise ServiceError(
@@ -85,24 +93,31 @@ class Server:
             return None
         return (run.user_metadata or {}).get("renderer_name")
 
+    def rank_of(self, path: str) -> int | None:
+        """The rank of the LoRA in a saved state; None where the server does not say."""
+        try:
+            return self._ask("a checkpoint's rank", lambda rest: rest.get_weights_info_by_tinker_path(path)).lora_rank
+        except ServiceError as error:
+            logger.info("the rank of %s is not known: %s", path, error)
+            return None
+
     def remove(self, path: str) -> None:
-        """Ask to delete a saved state, without waiting; where that cannot be done, say so once."""
+        """Ask to delete a saved state, without waiting. Where that cannot be done, the next one to be removed or
+        :meth:`settle` says so, once: the worker itself says nothing, since it may outlive the run and its log."""
+        while self._pending and self._pending[0].done():
+            self._tell_once("removal", self._pending.pop(0).result())
         saved_here = path in self.saved
 
-        def delete() -> None:
+        def delete() -> str | None:
             try:
                 self._rest.delete_checkpoint_from_tinker_path(path).result()
             except Exception as error:
+                reason = f"checkpoints are not deleted ({failures.said(error)})"
                 if failures.is_unsupported(error):
-                    if saved_here:  # else it may be gone already
-                        self._tell_once(
-                            "removal", "it deletes no checkpoints on request: those that are not kept stay there"
-                        )
-                else:
-                    self._tell_once(
-                        "removal",
-                        f"checkpoints are not deleted ({failures.said(error)}): those that are not kept stay there",
-                    )
+                    if not saved_here:  # it may be gone already
+                        return None
+                    reason = "it deletes no checkpoints on request"
+                return f"{reason}: those that are not kept stay there"
 
         self._pending.append(self.worker.submit(delete))
 
@@ -118,7 +133,7 @@ class Server:
             self._ask(f"deleting {path}", lambda rest: rest.delete_checkpoint_from_tinker_path(path))
         except ServiceError as error:
             answer = error.__cause__
-            if answer is None or isinstance(answer, tinker.APIConnectionError):
+            if answer is None or isinstance(answer, (tinker.APIConnectionError, TimeoutError)):
                 raise
             if failures.is_unsupported(answer) and self._holds(path):  # a 404 may also be of what is gone
                 return "it deletes no checkpoints on request"
@@ -138,7 +153,7 @@ class Server:
     async def settle(self, lasting: Iterable[str]) -> None:
         """Let the states at these paths never expire, and wait until that and what was asked before is done."""
 
-        def keep(path: str) -> None:
+        def keep(path: str) -> str | None:
             try:
                 self._rest.set_checkpoint_ttl_from_tinker_path(path, None).result()
             except Exception as error:
@@ -146,13 +161,17 @@ class Server:
                 reason = (
                     "it changes no expiry times" if unsupported else f"no expiry time removed: {failures.said(error)}"
                 )
-                self._tell_once(
-                    "expiry", f"{reason}: the best and the final checkpoint may expire (ttl_seconds=0: none does)"
-                )
+                return f"{reason}: the best and the final checkpoint may expire (ttl_seconds=0: none does)"
 
-        pending = [*self._pending, *(self.worker.submit(functools.partial(keep, path)) for path in lasting)]
+        pending = [("removal", removal) for removal in self._pending]
+        pending += [("expiry", self.worker.submit(functools.partial(keep, path))) for path in lasting]
         self._pending.clear()
-        await asyncio.gather(*map(waiting.answer, pending))
+        try:
+            for topic, future in pending:  # the worker takes one after another
+                self._tell_once(topic, await waiting.answer(future, self._limit))
+        except TimeoutError:
+            words = "no answer: checkpoints that are not kept may stay there, and those that are may expire"
+            self._tell_once("settling", words)
 
     @functools.cached_property
     def _rest(self) -> tinker.RestClient:
@@ -173,9 +192,17 @@ class Server:
     def _ask(self, doing: str, request: Callable[[Any], Any]) -> Any:
         future = self.worker.submit(lambda: request(self._rest).result())
         with failures.in_plain_words(doing, self.address):
-            return waiting.wait(future, doing, self.address)
+            try:
+                return waiting.wait(future, doing, self.address, self._limit or _MOST_SECONDS)
+            except TimeoutError as error:
+                if self._limit:
+                    raise
+                raise ServiceError(
+                    f"{self.address}: {doing}: no answer within {_MOST_SECONDS:.0f} s: try again later, or give "
+                    "backend.timeout_seconds to wait longer"
+                ) from error
 
-    def _tell_once(self, topic: str, words: str) -> None:
-        if topic not in self._told:
+    def _tell_once(self, topic: str, words: str | None) -> None:
+        if words and topic not in self._told:
             self._told.add(topic)
             logger.warning("%s: %s", self.address, words)
