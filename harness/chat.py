@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from harness import cli
 from harness.backends.base import temperature_fault
 from harness.config_io import from_json
 from harness.derive import find_checkpoint
-from harness.exceptions import ConfigError
-from harness.run_dir import RunDir
+from harness.exceptions import CheckpointDamagedError, ConfigError, ServiceError
+from harness.run_dir import CheckpointRecord, RunDir
 
 if TYPE_CHECKING:
     import tinker
 
-    from harness.backends.base import SamplingClient
+    from harness.backends.base import Backend, SamplingClient
     from harness.renderers import Renderer
 
 
@@ -27,9 +27,13 @@ class Conversation:
         checkpoint: The name of the checkpoint that answers.
     """
 
-    def __init__(self, client: SamplingClient, renderer: Renderer, params: tinker.SamplingParams, checkpoint: str):
+    def __init__(
+        self, clients: Iterator[SamplingClient], renderer: Renderer, params: tinker.SamplingParams, checkpoint: str
+    ):
+        """``clients``: Those that answer alike; the next one is taken where a service refuses the one before."""
         self.checkpoint = checkpoint
-        self._client = client
+        self._clients = clients
+        self._client = next(clients)
         self._renderer = renderer
         self._params = params
         self._messages: list[dict[str, Any]] = []
@@ -42,7 +46,7 @@ class Conversation:
         """
         messages = [*self._messages, {"role": "user", "content": text}]
         prompt = self._renderer.build_generation_prompt(messages)
-        (sequence,) = self._client.sample(prompt, 1, self._params).result().sequences
+        (sequence,) = self._sample(prompt).sequences
         message, is_whole = self._renderer.parse_response(sequence.tokens)
         self._messages = [*messages, message]
         said = message["content"]
@@ -53,6 +57,16 @@ class Conversation:
         num_tokens = len(sequence.tokens)
         is_full = num_tokens != self._params.max_tokens
         return said, f"at {num_tokens} tokens: {'the context is full' if is_full else '--max-tokens'}"
+
+    def _sample(self, prompt: tinker.ModelInput) -> tinker.SampleResponse:
+        while True:
+            try:
+                return self._client.sample(prompt, 1, self._params).result()
+            except ServiceError:
+                following = next(self._clients, None)
+                if following is None:
+                    raise
+                self._client = following
 
 
 @contextlib.contextmanager
@@ -80,19 +94,35 @@ def conversation(run: RunDir, at: str, *, temperature: float, max_tokens: int, s
         raise ConfigError(f"{run}: its dataset_builder has no common_config that says how a conversation is rendered")
     renderer = from_json(common_config).renderer
     backend = from_json(config["backend"])
-    backend.check(config["model_name"])
-    client = backend.create_sampling_client(
-        model_name=config["model_name"],
-        lora_rank=config["lora_rank"],
-        seed=config["seed"],
-        numerics=run.config()["numerics"],
-        run_path=run.path,
-        weights_path=checkpoint.sampler_path or checkpoint.state_path,
+    params = tinker.SamplingParams(
+        max_tokens=max_tokens, temperature=temperature, seed=seed, stop=renderer.get_stop_sequences()
     )
-    try:
-        params = tinker.SamplingParams(
-            max_tokens=max_tokens, temperature=temperature, seed=seed, stop=renderer.get_stop_sequences()
-        )
-        yield Conversation(client, renderer, params, checkpoint.name)
-    finally:
-        backend.close(client)
+    with contextlib.closing(_clients(run, backend, checkpoint)) as clients:
+        yield Conversation(clients, renderer, params, checkpoint.name)
+
+
+def _clients(run: RunDir, backend: Backend, checkpoint: CheckpointRecord) -> Generator[SamplingClient, None, None]:
+    """Of the weights for sampling, then of the state: a server may let go of the former before the latter. Each is
+    closed before the next one."""
+    document = run.config()
+    config = document["config"]
+    paths = checkpoint.paths[::-1]
+    for path in paths:
+        backend.check(config["model_name"])
+        try:
+            client = backend.create_sampling_client(
+                model_name=config["model_name"],
+                lora_rank=config["lora_rank"],
+                seed=config["seed"],
+                numerics=document["numerics"],
+                run_path=run.path,
+                weights_path=path,
+            )
+        except (CheckpointDamagedError, ServiceError):
+            if path == paths[-1]:
+                raise
+            continue
+        try:
+            yield client
+        finally:
+            backend.close(client)

@@ -21,7 +21,7 @@ class CheckpointRecord:
         rolling: True for one that is deleted as soon as a newer one is there (``rolling_save_every``).
         fresh_optimizer: True where its weights alone are taken: a fork's, on request.
         inherited: True for a fork's first one.
-        deleted: True once the state was removed to save room.
+        deleted: True once the state is removed to save room; on a service once it is gone there.
         superseded: True once a resume had to go back to one before it: its state is of a history that was left.
         extra: Keys of other versions; kept when the record is written again.
     """

@@ -21,13 +21,13 @@ def estimate(config: Config, console: Console) -> None:
         Work,
         batches_of,
         build_data,
-        checkpoints_to_resume,
         data_fingerprints,
         evaluations_of,
         plan_of,
         tell,
         tell_what_is_left,
     )
+    from harness.supervised.restoring import checkpoints_to_resume
     from harness.supervised.survey import survey
     from harness.supervised.usage import estimate as estimated
 

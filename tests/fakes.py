@@ -186,6 +186,7 @@ class FakeBackend(Backend):
     deviation of its log-probabilities, which nobody told the trainer. ``cut`` changes rounding alone, as one says."""
 
     name: ClassVar[str] = "fake"
+    samples_from_a_copy: ClassVar[bool] = True
     clients: ClassVar[list[FakeClient]] = []  # every client made, the newest last
 
     die_after: int | None = chz.field(default=None, metadata={"place": True})

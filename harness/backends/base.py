@@ -6,6 +6,7 @@ the only currency. Requests run in the order of their submission, each returns a
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
@@ -98,6 +99,9 @@ class Backend:
     """Whether a request more costs nothing but time, so that the time a run takes can be measured beforehand."""
     weights_with_every_state: ClassVar[bool] = True
     """Whether the weights alone are saved beside every state; else beside the final one."""
+    samples_from_a_copy: ClassVar[bool] = False
+    """Whether what samples has a copy of the weights, so that updates may go on meanwhile. A server may put the weights
+    that it samples with in the place of those that it trains."""
 
     def check(self, model_name: str) -> None:
         """Raise BackendError where this backend cannot run here, ConfigError for an option or a model that is not
@@ -108,6 +112,11 @@ class Backend:
     def described(self) -> str:
         """Its name, and where it is, for people."""
         return self.name
+
+    def located(self, address: str | None) -> Backend:
+        """This backend with its address written out, where it has one: its own, else ``address`` (that of a run that it
+        goes on with), else what it would ask now."""
+        return self
 
     def context_length(self, model_name: str) -> int | None:
         """The most input tokens that the model takes, where that can be known without loading it."""
@@ -196,8 +205,12 @@ class Backend:
         """A hash of all that a saved state holds; None where it cannot be looked into."""
         return None
 
-    def remove_checkpoint(self, run_path: Path, state_path: str) -> None:
-        """Delete a saved state that is no longer kept; one that is gone already is no error."""
+    def remove_checkpoint(self, run_path: Path, state_path: str) -> concurrent.futures.Future[bool] | None:
+        """Delete a saved state that is no longer kept; one that is gone already is no error.
+
+        Returns:
+            Whether a service has done so; None where it is gone.
+        """
         raise NotImplementedError
 
     def download_checkpoint(self, run_path: Path, state_path: str, to: Path) -> None:

@@ -9,6 +9,7 @@ from types import TracebackType
 
 from rich.console import Console
 
+from harness.checkpoint_record import is_remote
 from harness.config_io import redact, to_json
 from harness.exceptions import RunDirError
 from harness.run_dir import CheckpointRecord, RunDir
@@ -56,7 +57,7 @@ class Attempt:
                 self._run.append_checkpoint(dataclasses.replace(record, superseded=True))
             elif record.final and record.step < plan.total_steps:  # the run goes on
                 self._run.append_checkpoint(dataclasses.replace(record, final=False))
-            elif record.deleted:  # a crash can have come before its state was removed
+            elif record.deleted and not is_remote(record.state_path):  # a crash may have come before it was removed
                 for path in record.own_paths:
                     self._config.backend.remove_checkpoint(self._run.path, path)
         self._run.supersede_later_evaluations(next_step, self._number)
@@ -67,6 +68,7 @@ class Attempt:
                 "event": "start",
                 "ts": now_ms(),
                 **command_line(),
+                "backend": self._config.backend.described,
                 "resumed_from": resumed_from.name if resumed_from else None,
                 "next_step": next_step,
                 "changed": changed_extents(self._run, self._config),

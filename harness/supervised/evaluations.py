@@ -1,7 +1,7 @@
 """What is measured of the weights before an update: NLL on the test sets, and what the config's evaluators return.
 
-An evaluator that asks the training client is waited for before the update is submitted. One that samples has weights
-of its own, and samples while updates go on.
+An evaluator that asks the training client is waited for before the update is submitted. So is one that samples, unless
+the backend samples from a copy of the weights: then it samples while updates go on.
 """
 
 from __future__ import annotations
@@ -96,8 +96,13 @@ class Evaluations:
         all: Of either cadence.
     """
 
-    def __init__(self, *cadences: tuple[int, Sequence[NLLEvaluator | Evaluator]]):
-        """``cadences``: updates between evaluations, 0 for never, and the evaluators."""
+    def __init__(self, *cadences: tuple[int, Sequence[NLLEvaluator | Evaluator]], from_a_copy: bool):
+        """
+        Args:
+            cadences: Updates between evaluations, 0 for never, and the evaluators.
+            from_a_copy: See :attr:`Backend.samples_from_a_copy`.
+        """
+        self._from_a_copy = from_a_copy
         self._cadences = [(every, evaluators) for every, evaluators in cadences if every]
         self.all = [evaluator for _, evaluators in self._cadences for evaluator in evaluators]
         self._sampling: set[asyncio.Task[Measured]] = set()
@@ -139,6 +144,8 @@ class Evaluations:
             sampling = asyncio.create_task(_sample(samplers, client.save_weights_and_get_sampling_client(), step))
             self._sampling.add(sampling)
             sampling.add_done_callback(self._done)
+            if not self._from_a_copy:
+                await sampling
         return Evaluation(step, asked_at, evaluators, nll, measured, sampling)
 
     def _done(self, sampling: asyncio.Task[Measured]) -> None:

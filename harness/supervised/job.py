@@ -1,31 +1,29 @@
-"""All that is settled before the first update: data, evaluators, numbers of steps, weights, where to go on."""
+"""All that is settled before the first update: data, evaluators, numbers of steps; and how it is told."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from harness import metric_keys
-from harness.backends.base import Backend, TrainingClient
+from harness.backends.base import TrainingClient
 from harness.eval.responses import ResponsesEvaluator
 from harness.exceptions import (
-    CheckpointDamagedError,
     ConfigError,
     DataError,
     DataFileNotFoundError,
     HarnessError,
-    RunDirError,
 )
 from harness.prices import Prices, read_prices
-from harness.run_dir import METRICS, CheckpointRecord, Row, RunDir
+from harness.run_dir import CheckpointRecord, Row, RunDir
 from harness.supervised import provenance
-from harness.supervised.batches import Batches, Position
+from harness.supervised.batches import Batches
 from harness.supervised.config import Config
 from harness.supervised.copies import trained_on
 from harness.supervised.custom import by_index
@@ -34,6 +32,7 @@ from harness.supervised.evaluations import Evaluations, build_evaluators
 from harness.supervised.evaluators import NLLEvaluator, nll_evaluators
 from harness.supervised.plan import Plan
 from harness.supervised.progress import duration
+from harness.supervised.restoring import Restored
 from harness.supervised.stream_seek import is_of_datasets, one_line
 from harness.supervised.survey import Survey, caption, coloured, survey
 from harness.supervised.types import SupervisedDataset, SupervisedDatasetBuilder, TestSets
@@ -85,26 +84,6 @@ class Job(Work):
     document: Row | None
     examples: str
     quarantined: Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Restored:
-    """A client that holds the model, and the place from which to go on."""
-
-    client: TrainingClient
-    checkpoint: CheckpointRecord | None
-    _backend: Backend
-
-    @property
-    def step(self) -> int:
-        return self.checkpoint.step if self.checkpoint else 0
-
-    @property
-    def position(self) -> Position:
-        return Position(self.checkpoint.epoch, self.checkpoint.batch) if self.checkpoint else Position(0, 0)
-
-    def close(self) -> None:
-        self._backend.close(self.client)
 
 
 def prepare(run: RunDir, config: Config, console: Console, recipe: str | None) -> Job:
@@ -198,7 +177,7 @@ def evaluations_of(config: Config, evaluators: list[NLLEvaluator], test_sets: Te
     ):
         built = build_evaluators(builders, config.dataset_builder, test_sets, config.seed) if every else []
         cadences.append((every, [*of_test_sets, *built]))
-    return Evaluations(*cadences)
+    return Evaluations(*cadences, from_a_copy=config.backend.samples_from_a_copy)
 
 
 def build_data(config: Config) -> tuple[SupervisedDataset, TestSets, Any]:
@@ -231,45 +210,6 @@ def _built(builder: SupervisedDatasetBuilder) -> tuple[SupervisedDataset, TestSe
             raise
         said = one_line(error.__cause__ or error)
         raise DataError(f"{type(builder).__name__}: {said}: mend the data, or what is asked of it") from error
-
-
-def restore(run: RunDir, config: Config, job: Job, recipe: str | None) -> Restored:
-    """Load the model as the last logged checkpoint left it; passed over for one before it is a checkpoint that
-    is damaged, or whose rows are not all there."""
-
-    def create(state_path: str | None = None, weights_path: str | None = None) -> TrainingClient:
-        return config.backend.create_training_client(
-            model_name=config.model_name,
-            lora_rank=config.lora_rank,
-            seed=config.seed,
-            numerics=job.numerics,
-            run_path=run.path,
-            state_path=state_path,
-            weights_path=weights_path,
-            describe=lambda: provenance.metadata(run, config, recipe),
-        )
-
-    for record in checkpoints_to_resume(run):
-        try:
-            if record.fresh_optimizer:
-                path = config.backend.checkpoint_path(run.path, record.state_path)
-                return Restored(create(weights_path=path), record, config.backend)
-            return Restored(create(state_path=record.state_path), record, config.backend)
-        except CheckpointDamagedError as error:
-            logger.warning("going back before checkpoint %s: %s", record.name, error)
-    if run.exists() and run.config().get("parent"):  # its first rows are of its parent's config
-        raise RunDirError(f"{run}: a fork, and none of its checkpoints can be used: fork its parent again")
-    return Restored(create(weights_path=config.load_checkpoint_path), None, config.backend)
-
-
-def checkpoints_to_resume(run: RunDir) -> Iterator[CheckpointRecord]:
-    """Those from which ``run`` can go on, the newest first, as long as they are not damaged."""
-    num_recorded = run.num_steps_recorded()
-    for record in reversed([record for record in run.checkpoints() if record.is_usable]):
-        if record.step > num_recorded:
-            logger.warning("going back before checkpoint %s: %s has no step %d", record.name, METRICS, num_recorded)
-        else:
-            yield record
 
 
 async def announce(

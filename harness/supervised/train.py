@@ -30,7 +30,8 @@ from harness.supervised.logs import logging_to
 from harness.supervised.progress import ProgressDisplay
 
 if TYPE_CHECKING:
-    from harness.supervised.job import Job, Restored
+    from harness.supervised.job import Job
+    from harness.supervised.restoring import Restored
     from harness.supervised.updates import Update, Updates
 
 
@@ -72,12 +73,13 @@ async def train(config: Config, *, recipe: str | None = None) -> None:
 
 async def _train(run: RunDir, config: Config, console: Console, recipe: str | None) -> None:
     from harness.supervised.attempt import Attempt
-    from harness.supervised.job import announce, prepare, restore  # loads tinker and transformers
+    from harness.supervised.job import announce, prepare  # loads tinker and transformers
+    from harness.supervised.restoring import restore
     from harness.supervised.updates import Updates
     from harness.supervised.usage import estimate
 
     job = prepare(run, config, console, recipe)
-    restoring = restore(run, config, job, recipe)
+    restoring = restore(run, config, job.numerics, recipe)
     with Attempt(run, config, console) as attempt, contextlib.closing(restoring) as restored:
         to_use = estimate(run, config, job, restored.checkpoint)
         await announce(run, config, job, restored, to_use, attempt.used, console)
@@ -134,14 +136,16 @@ async def _update(updates: Updates, config: Config, job: Job, restored: Restored
 
 def with_backend(config: Config, run: RunDir, console: Console) -> Config:
     """``config`` with its backend chosen where it is left open, which has the ``base_url`` and the ``ttl_seconds`` of
-    ``config`` where they are given. A run goes on with the backend that it was started with.
+    ``config`` where they are given. A run goes on with the backend that it was started with, at the address that it was
+    started at: there are its checkpoints.
 
     Raises:
         ConfigError: where the backend has no place for them.
     """
     backend = config.backend
-    if isinstance(backend, OpenBackend) and run.exists():
-        backend = from_json(run.config()["config"]["backend"])
+    recorded = run.config().get("config", {}).get("backend", {}) if run.exists() else {}
+    if isinstance(backend, OpenBackend) and recorded:
+        backend = from_json(recorded)
     elif isinstance(backend, OpenBackend):
         backend, reason = chosen(config.base_url)
         if reason:
@@ -151,7 +155,7 @@ def with_backend(config: Config, run: RunDir, console: Console) -> Config:
             if name not in chz.chz_fields(backend):
                 raise ConfigError(f"{name}={value} is not for backend={backend.name}: leave it out, or backend=tinker")
             backend = chz.replace(backend, **{name: value})
-    return chz.replace(config, backend=backend)
+    return chz.replace(config, backend=backend.located(recorded.get("base_url")))
 
 
 def with_own_builder(config: Config) -> Config:

@@ -6,10 +6,11 @@ A save is written beside the updates that follow it: its record is logged when i
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import tinker
 
 from harness import metric_keys
 from harness.backends.base import Future, Saved
+from harness.checkpoint_record import is_remote
 from harness.eval.evaluators import Evaluator
 from harness.run_dir import CheckpointRecord, Row, RunDir
 from harness.supervised.batches import Batch, Position
@@ -24,10 +26,11 @@ from harness.supervised.config import Config
 from harness.supervised.datum import Scorer
 from harness.supervised.evaluations import Evaluation, Measured
 from harness.supervised.evaluators import NLLEvaluator
-from harness.supervised.job import Job, Restored
+from harness.supervised.job import Job
 from harness.supervised.progress import Awaited
 from harness.supervised.provenance import now_ms
 from harness.supervised.replay import NUM_NOISE_PASSES, Ledger, noise_of
+from harness.supervised.restoring import Restored
 from harness.supervised.retention import kept, save_due
 from harness.supervised.usage import Usage
 
@@ -82,6 +85,7 @@ class Updates:
         self._tokens_since_save = 0
         self._saved_step = restored.checkpoint and restored.step  # of the newest save, logged or asked for
         self._logging: asyncio.Task[None] | None = None  # waits for a save to be durable and logs it
+        self._removals: dict[str, asyncio.Task[None]] = {}  # by a checkpoint's name: wait for a service and mark it
 
     # ---- asking
 
@@ -181,8 +185,11 @@ class Updates:
                 self._run.append_checkpoint(final_record)
 
     async def aclose(self) -> None:
-        """Let go of what is sampled, and of a save that is not logged: nothing is written after this."""
+        """Let go of what is sampled, of removals, and of a save that is not logged: nothing is written after this."""
         await self._job.evaluations.aclose()
+        for removal in self._removals.values():
+            removal.cancel()
+        await asyncio.gather(*self._removals.values(), return_exceptions=True)
         if self._logging:
             self._logging.cancel()
             await asyncio.wait([self._logging])
@@ -215,10 +222,8 @@ class Updates:
         num_newest = keep if isinstance(keep, int) else len(records) if keep == "all" else 1
         staying = kept(records, num_newest, None if keep == "last" else self._ledger.best_step)
         for record in records:
-            if record not in staying:
-                self._run.append_checkpoint(dataclasses.replace(record, deleted=True))
-                for path in record.own_paths:
-                    self._config.backend.remove_checkpoint(self._run.path, path)
+            if record not in staying and record.name not in self._removals:
+                self._remove(record)
 
     async def conclude(self, last_step: int) -> None:
         """Delete the checkpoints that are not kept; the best and the final one stay for good."""
@@ -226,6 +231,7 @@ class Updates:
         lasting = [r for r in self._run.checkpoints() if r.is_usable and (r.final or r.step == self._ledger.best_step)]
         with self._awaiting("what becomes of the checkpoints"):
             await self._config.backend.conclude([path for record in lasting for path in record.paths])
+            await asyncio.gather(*self._removals.values())
 
     # ----
 
@@ -282,6 +288,24 @@ class Updates:
         with_weights = final or self._config.backend.weights_with_every_state
         sampler = self._client.save_weights_for_sampler(name) if with_weights else None
         return Save(step, position, state, sampler, final, rolling)
+
+    def _remove(self, record: CheckpointRecord) -> None:
+        """Here it is marked before it goes: what a crash leaves in between, the next attempt removes. With a service it
+        is marked after: nothing here shows what is left there."""
+        backend, marked = self._config.backend, dataclasses.replace(record, deleted=True)
+        if is_remote(record.state_path):
+            answers = [backend.remove_checkpoint(self._run.path, path) for path in record.own_paths]
+            self._removals[record.name] = asyncio.create_task(self._mark_once_gone(marked, filter(None, answers)))
+        else:
+            self._run.append_checkpoint(marked)
+            for path in record.own_paths:
+                backend.remove_checkpoint(self._run.path, path)
+
+    async def _mark_once_gone(
+        self, marked: CheckpointRecord, answers: Iterable[concurrent.futures.Future[bool]]
+    ) -> None:
+        if all([await asyncio.shield(asyncio.wrap_future(answer)) for answer in answers]):
+            self._run.append_checkpoint(marked)
 
     async def _saved(self) -> None:
         if self._logging:

@@ -13,17 +13,20 @@ import httpx
 import numpy as np
 import pytest
 import tinker
+from rich.console import Console
 
 from harness.backends import chosen
+from harness.backends.base import OpenBackend
 from harness.backends.local.backend import LocalBackend
 from harness.backends.tinker_service import failures
 from harness.backends.tinker_service.backend import TinkerBackend
 from harness.backends.tinker_service.server import Server
 from harness.derive import make_fork
 from harness.eval.evaluators import SamplingClientEvaluator
-from harness.exceptions import CheckpointDamagedError, ConfigError, DataError, ServiceError
+from harness.exceptions import CheckpointDamagedError, ConfigError, DataError, RunDirError, ServiceError
 from harness.run_dir import RunDir
 from harness.supervised import progress, train
+from harness.supervised.train import with_backend
 from tests.fakes import WordsBuilder, byte_datum
 from tests.scripted_server import HTML, TRY_AGAIN, ScriptedServer, scripted_server
 from tests.supervised.runs import config, run, same
@@ -115,8 +118,12 @@ def test_what_does_not_expire_needs_no_keeping(server, tmp_path, capsys):
 
 
 def test_a_server_that_keeps_and_deletes_nothing_is_told_of_once(server, tmp_path, capsys):
-    assert run(on(server, tmp_path / "r")).state() == "FINISHED"
+    trained = run(on(server, tmp_path / "r"))
+    assert trained.state() == "FINISHED"
     said = capsys.readouterr().out
+    assert all(record.is_usable for record in trained.checkpoints()), "they are still there"
+    asked = [route for route, _ in server.requests if route.startswith("DELETE")]
+    assert len(asked) == len({*asked}) == 3
     assert said.count("it deletes no checkpoints on request: those that are not kept stay there") == 1
     assert said.count("it changes no expiry times: the best and the final checkpoint may expire") == 1
 
@@ -124,9 +131,19 @@ def test_a_server_that_keeps_and_deletes_nothing_is_told_of_once(server, tmp_pat
 def test_checkpoints_that_are_not_kept_are_deleted(server, tmp_path):
     for number in (2, 3, 4):
         server.fail(f"DELETE training_runs/checkpoints/weights/{number:06d}", (200, {}))
-    run(on(server, tmp_path / "r"))
+    trained = run(on(server, tmp_path / "r"))
     deleted = sorted(route[-6:] for route, _ in server.requests if route.startswith("DELETE"))
     assert deleted == ["000002", "000003", "000004"]
+    assert [record.step for record in trained.checkpoints() if record.is_usable] == [5]
+
+
+def test_what_is_refused_stays_in_the_record_and_what_is_gone_already_does_not(server, tmp_path, capsys):
+    server.fail("DELETE training_runs/checkpoints/weights/000002", (403, {"detail": "it is published"}))
+    server.fail("training_runs/checkpoints", (200, {"checkpoints": []}))
+    trained = run(on(server, tmp_path / "r"))
+    assert [record.step for record in trained.checkpoints() if record.is_usable] == [2, 5]
+    told = "checkpoints are not deleted (it is published): those that are not kept stay there"
+    assert capsys.readouterr().out.count(told) == 1
 
 
 # ---- going on
@@ -164,6 +181,35 @@ def test_a_resume_without_the_state_goes_back_to_the_one_before(server, tmp_path
         f"going back before checkpoint {last.name}: {last.state_path}: no checkpoint at that path"
         in (resumed / "logs.log").read_text()
     )
+
+
+def test_a_server_that_has_none_of_the_checkpoints_is_told_and_they_stay(server, tmp_path, monkeypatch):
+    interrupted = stopped(server, tmp_path / "r", monkeypatch, keep="all")
+    files = {path: path.read_bytes() for path in interrupted.path.glob("*.jsonl")}
+    with scripted_server() as other, pytest.raises(RunDirError) as raised:
+        run(on(other, tmp_path / "r", keep="all"))
+    names = ", ".join(record.name for record in reversed(interrupted.checkpoints()))
+    anew = f"train anew: python -m harness rerun {interrupted} log_path=…"
+    assert str(raised.value) == (
+        f"{interrupted}: tinker at {other.url} has none of its checkpoints ({names}), and they were saved on tinker at "
+        f"{server.url}: give that one's base_url, or {anew}"
+    )
+    assert {path: path.read_bytes() for path in files} == files
+    assert run(on(server, tmp_path / "r", keep="all")).attempts()[-2]["resumed_from"] == names[:6]
+
+
+def test_states_that_are_all_gone_are_not_trained_again_unasked(server, tmp_path, monkeypatch):
+    interrupted = stopped(server, tmp_path / "r", monkeypatch, keep="all")
+    server.states.clear()
+    with pytest.raises(RunDirError) as raised:
+        run(on(server, tmp_path / "r", keep="all"))
+    assert str(raised.value).startswith(f"{interrupted}: tinker at {server.url} has none of its checkpoints (00000")
+    assert str(raised.value).endswith(f"): train anew: python -m harness rerun {interrupted} log_path=…")
+    parent = run(on(server, tmp_path / "p", keep="all"))
+    forked = make_fork(parent, "3", [f"log_path={tmp_path / 'f'}"], weights_only=False)
+    server.states.clear()
+    with pytest.raises(RunDirError, match=r"has none of its checkpoints \(000003\): fork its parent again$"):
+        run(forked)
 
 
 def test_a_fork_takes_the_state_where_it_is_and_never_deletes_it(server, tmp_path):
@@ -277,6 +323,21 @@ def test_a_resume_at_a_given_address_keeps_the_other_options_of_the_backend(serv
     resumed = run(train.Config(**{**values, "base_url": server.url, "max_steps": 5}))
     assert resumed.state() == "FINISHED"
     assert len(server.asked("load_weights")) == 1
+
+
+def test_the_address_is_recorded_wherever_it_comes_from_and_kept_by_a_resume(server, tmp_path, monkeypatch):
+    values: dict[str, Any] = {"backend": OpenBackend(), "num_epochs": 1, "max_steps": 3}
+    monkeypatch.setenv("TINKER_BASE_URL", f"{server.url.replace('http://', 'http://me:secret@')}/")
+    first = run(config(tmp_path / "r", **values))
+    assert first.config()["config"]["backend"]["base_url"] == server.url
+    assert [row["backend"] for row in first.attempts()[:1]] == [f"tinker at {server.url}"]
+    assert "secret" not in (first / "config.json").read_text()
+    for elsewhere in (True, False):
+        if elsewhere:
+            monkeypatch.setenv("TINKER_BASE_URL", "http://127.0.0.1:9")
+        for backend in (OpenBackend(), TinkerBackend()):
+            resumed = with_backend(config(tmp_path / "r", **values | {"backend": backend}), first, Console(quiet=True))
+            assert resumed.backend.described == f"tinker at {server.url}"
 
 
 def test_an_address_is_not_for_the_local_backend(tmp_path):

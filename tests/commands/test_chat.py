@@ -1,5 +1,6 @@
 """Talking with the tiny model: what it says is noise, and the same noise each time."""
 
+import dataclasses
 import json
 import shutil
 
@@ -10,12 +11,15 @@ from click.testing import CliRunner
 
 from harness.__main__ import main
 from harness.backends.local.backend import LocalBackend
+from harness.backends.tinker_service.backend import TinkerBackend
 from harness.chat import conversation
+from harness.config_io import to_json
 from harness.exceptions import BackendError
 from harness.run_dir import RunDir
 from harness.supervised.data import FromConversationFileBuilder
 from harness.supervised.types import ChatDatasetBuilderCommonConfig
 from tests.fakes import answered
+from tests.scripted_server import scripted_server
 from tests.supervised.runs import config, run
 from tests.tiny_model import make_tiny_model
 
@@ -157,3 +161,31 @@ def test_a_conversation_that_outgrows_the_context_ends_with_one_line(trained):
     assert done.stderr.splitlines()[-1].startswith("error: a prompt of ")
     assert done.stderr.splitlines()[-1].endswith("and the model's context is 256: shorten it")
     assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("refused", ["a sample", "the weights"])
+def test_where_a_service_refuses_the_weights_for_sampling_the_state_answers(trained, tmp_path, monkeypatch, refused):
+    monkeypatch.setenv("TINKER_API_KEY", "tml-a-key-of-no-service")
+    monkeypatch.setenv("TINKER_TELEMETRY", "0")
+    run = RunDir(shutil.copytree(trained.path, tmp_path / "run"))
+    paths = {"state_path": "tinker://a/weights/000040", "sampler_path": "tinker://a/sampler_weights/000040"}
+    run.append_checkpoint(dataclasses.replace(run.checkpoints()[-1], **paths))
+    with scripted_server() as server:
+        document = run.config()
+        backend = to_json(TinkerBackend(base_url=server.url))
+        document["config"] |= {"backend": backend, "model_name": "unigram", "lora_rank": 32}
+        (run / "config.json").write_text(json.dumps(document))
+        server.states[paths["state_path"]] = 65
+        if refused == "a sample":
+            server.states[paths["sampler_path"]] = 66
+            unloaded = (400, {"detail": "Model a not loaded"})
+            server.fail("asample", unloaded, when=lambda asked: asked["sampling_session_id"] == "sampler-0")
+        done = chat(run, "--max-tokens", 2, said="France?\nand?\n")
+        assert done.exit_code == 0, done.output
+        assert [asked["path"] for asked in server.asked("load_weights")] == [paths["state_path"]]
+        assert len(done.stdout.splitlines()) == 2
+        assert len(server.asked("asample")) == 2 + (refused == "a sample")
+        server.fail("asample", (400, {"detail": "Model b not loaded"}))
+        failed = chat(run)
+    assert (failed.exit_code, failed.stdout) == (2, "")
+    assert "rejected (400: Model b not loaded)" in failed.stderr.splitlines()[-1]

@@ -136,13 +136,20 @@ cli.entrypoint(sl_basic.build_config_blueprint().apply({"evaluator_builders": [g
 """
 
 
+def losses(run):
+    return [(row.get("train_mean_nll"), row.get("test/nll")) for row in run.metrics()]
+
+
 def test_evaluators_sample_there_and_chat_says_the_same_with_any_checkpoint(recipe, workplace):
     (workplace.folder / "sampled.py").write_text(SAMPLED)
     message = {"role": "user", "content": "what of paris?"}
     (workplace.folder / "asked.jsonl").write_text(json.dumps({"messages": [message]}) + "\n")
-    _, *arguments = recipe("sampled", "max_steps=4", "learning_rate=1e-2", "mirror=false")
+    changes = ("max_steps=4", "learning_rate=2e-3", "mirror=false")
+    _, *arguments = recipe("sampled", *changes)
     workplace.run("sampled", *arguments)
+    workplace.run(*recipe("not_sampled", *changes))
     run = RunDir(workplace.folder / "runs/tinker/sampled")
+    assert losses(run) == losses(RunDir(workplace.folder / "runs/tinker/not_sampled"))
     assert [row["step"] for row in run.metrics() if "eval/greedy/num_tokens" in row] == [0, 3, 4]
     said = {row["step"]: row["sample"] for row in run.samples()}
     assert said.keys() == {0, 3, 4} and said[0] != said[4]

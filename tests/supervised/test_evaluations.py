@@ -17,7 +17,7 @@ from harness.files import rewrite_jsonl
 from harness.run_dir import RunDir
 from harness.supervised import train
 from harness.supervised.replay import Ledger
-from tests.fakes import Died, FakeBackend, WordsBuilder, byte_datum
+from tests.fakes import Died, FakeBackend, FakeClient, FakeSamplingClient, WordsBuilder, byte_datum
 from tests.supervised.runs import config, run, same
 
 PROMPT = tinker.ModelInput.from_ints([1])
@@ -96,6 +96,38 @@ def test_they_measure_the_weights_before_the_update_of_their_row(tmp_path, submi
             assert row["weights/first"] == logits.argmax()
             logprobs = logits - np.logaddexp.reduce(logits)
             assert row["asked/nll"] == pytest.approx(-logprobs[[*b"lpha", 3]].sum(), rel=1e-6)
+
+
+class InPlace(FakeSamplingClient):
+    """Of a server that works on meanwhile, and puts the weights that it samples with in the place of the trained."""
+
+    def __init__(self, trained: FakeClient):
+        super().__init__(trained.logits)
+        self._trained = trained
+
+    def sample(self, prompt, num_samples, sampling_params):
+        while self._trained._queue:
+            self._trained.work()
+        self._trained.logits = self.logits
+        return super().sample(prompt, num_samples, sampling_params)
+
+
+@pytest.mark.parametrize("submit_ahead", [0, 3])
+@pytest.mark.parametrize("from_a_copy", [False, True])
+def test_updates_wait_for_samples_unless_these_are_of_a_copy(tmp_path, monkeypatch, from_a_copy, submit_ahead):
+    alone = run(config(tmp_path / "alone", submit_ahead=submit_ahead))
+    monkeypatch.setattr(FakeBackend, "samples_from_a_copy", from_a_copy)
+    monkeypatch.setattr(
+        FakeClient,
+        "save_weights_and_get_sampling_client",
+        lambda client: client._submit("copy", lambda: InPlace(client)),
+    )
+    sampled = run(config(tmp_path / "r", submit_ahead=submit_ahead, **both()))
+
+    def losses(of: RunDir) -> list[tuple]:
+        return [(row.get("train_mean_nll"), row.get("test/nll")) for row in of.metrics()]
+
+    assert (losses(sampled) == losses(alone)) is not from_a_copy  # updates that go on meanwhile are undone by this one
 
 
 def test_a_run_that_dies_anywhere_ends_as_the_one_that_did_not(tmp_path):

@@ -31,6 +31,7 @@ class LocalBackend(Backend):
 
     name: ClassVar[str] = "local"
     measures_time: ClassVar[bool] = True
+    samples_from_a_copy: ClassVar[bool] = True
 
     dtype: str | None = chz.field(
         default=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import logging
 import sys
@@ -13,6 +14,7 @@ import chz
 
 from harness.backends.base import Backend
 from harness.backends.tinker_service import credentials, failures, waiting
+from harness.config_io import redact
 from harness.exceptions import CheckpointDamagedError, ConfigError
 from harness.model_info import near_matches
 
@@ -71,6 +73,11 @@ class TinkerBackend(Backend):
     def described(self) -> str:
         return f"tinker at {self._server.address}"
 
+    def located(self, address: str | None) -> TinkerBackend:
+        from tinker.lib.base_url import resolve_base_url
+
+        return chz.replace(self, base_url=self.base_url or address or resolve_base_url())
+
     def context_length(self, model_name: str) -> int | None:
         return (self._server.models() or {}).get(model_name)
 
@@ -113,7 +120,7 @@ class TinkerBackend(Backend):
         else:
             self._check_model(model_name)
             self._warn_of_layers()
-        service = tinker.ServiceClient(base_url=self.base_url, user_metadata=metadata)
+        service = tinker.ServiceClient(base_url=self._url, user_metadata=metadata)
 
         def create() -> tinker.TrainingClient:
             if state_path is not None:
@@ -180,7 +187,7 @@ class TinkerBackend(Backend):
             return training_client.save_weights_and_get_sampling_client().result()
         if weights_path is None:
             self._check_model(model_name)
-        service = tinker.ServiceClient(base_url=self.base_url)
+        service = tinker.ServiceClient(base_url=self._url)
         base_model = model_name if weights_path is None else None  # servers take one of them
         doing = f"loading {weights_path or model_name}"
         with failures.in_plain_words(doing, self._server.address):
@@ -212,9 +219,9 @@ class TinkerBackend(Backend):
     def copy_checkpoint(self, from_run: Path, to_run: Path, state_path: str) -> None:
         """Nothing to copy: both name the same state on the server."""
 
-    def remove_checkpoint(self, run_path: Path, state_path: str) -> None:
+    def remove_checkpoint(self, run_path: Path, state_path: str) -> concurrent.futures.Future[bool]:
         """Asked for, and not waited for: see :meth:`conclude`."""
-        self._server.remove(state_path)
+        return self._server.remove(state_path)
 
     def download_checkpoint(self, run_path: Path, state_path: str, to: Path) -> None:
         """The service loads the state once more, and saves a copy of it in PEFT's format, which is fetched."""
@@ -237,10 +244,18 @@ class TinkerBackend(Backend):
         await self._server.settle(lasting if self.ttl_seconds else ())
 
     @functools.cached_property
+    def _url(self) -> str:
+        """The server's; that of TINKER_BASE_URL with its password, which no file holds."""
+        from tinker.lib.base_url import resolve_base_url
+
+        environment = resolve_base_url()
+        return environment if redact(environment) == self.base_url else resolve_base_url(self.base_url)
+
+    @functools.cached_property
     def _server(self) -> Server:
         from harness.backends.tinker_service.server import Server
 
-        return Server(self.base_url, self.timeout_seconds)
+        return Server(self._url, self.timeout_seconds)
 
     def _check_there(self) -> None:
         credentials.check()

@@ -47,7 +47,8 @@ class Server:
         self.saved: set[str] = set()
         self.worker = waiting.Worker()
         self._told: set[str] = set()
-        self._pending: list[concurrent.futures.Future[str | None]] = []
+        self._removals: list[concurrent.futures.Future[bool]] = []
+        self._not_removed = ""  # why
 
     def check_reachable(self) -> None:
         """Raise where nobody listens, within seconds: the SDK would try for five minutes.
@@ -101,25 +102,32 @@ class Server:
             logger.info("the rank of %s is not known: %s", path, error)
             return None
 
-    def remove(self, path: str) -> None:
+    def remove(self, path: str) -> concurrent.futures.Future[bool]:
         """Ask to delete a saved state, without waiting. Where that cannot be done, the next one to be removed or
-        :meth:`settle` says so, once: the worker itself says nothing, since it may outlive the run and its log."""
-        while self._pending and self._pending[0].done():
-            self._tell_once("removal", self._pending.pop(0).result())
+        :meth:`settle` says so, once: the worker itself says nothing, since it may outlive the run and its log.
+
+        Returns:
+            Whether it is gone.
+        """
+        self._tell_of_removals()
         saved_here = path in self.saved
 
-        def delete() -> str | None:
+        def delete() -> bool:
             try:
                 self._rest.delete_checkpoint_from_tinker_path(path).result()
             except Exception as error:
-                reason = f"checkpoints are not deleted ({failures.said(error)})"
-                if failures.is_unsupported(error):
-                    if not saved_here:  # it may be gone already
-                        return None
-                    reason = "it deletes no checkpoints on request"
-                return f"{reason}: those that are not kept stay there"
+                if not failures.is_unsupported(error):
+                    self._not_removed = f"checkpoints are not deleted ({failures.said(error)})"
+                elif not self._holds(path):
+                    return True
+                elif saved_here:
+                    self._not_removed = "it deletes no checkpoints on request"
+                return False
+            return True
 
-        self._pending.append(self.worker.submit(delete))
+        removal = self.worker.submit(delete)
+        self._removals.append(removal)
+        return removal
 
     def delete(self, path: str) -> str | None:
         """Delete what is saved at ``path``, and wait for it: why it is still there, or None where it is gone.
@@ -135,9 +143,11 @@ class Server:
             answer = error.__cause__
             if answer is None or isinstance(answer, (tinker.APIConnectionError, TimeoutError)):
                 raise
-            if failures.is_unsupported(answer) and self._holds(path):  # a 404 may also be of what is gone
-                return "it deletes no checkpoints on request"
-            if not failures.is_unsupported(answer) and not failures.is_gone(answer):
+            if failures.is_unsupported(answer):
+                holds = self.worker.submit(lambda: self._holds(path))
+                if waiting.wait(holds, "its checkpoints", self.address):
+                    return "it deletes no checkpoints on request"
+            elif not failures.is_gone(answer):
                 return failures.said(answer)
         return None
 
@@ -163,15 +173,17 @@ class Server:
                 )
                 return f"{reason}: the best and the final checkpoint may expire (ttl_seconds=0: none does)"
 
-        pending = [("removal", removal) for removal in self._pending]
-        pending += [("expiry", self.worker.submit(functools.partial(keep, path))) for path in lasting]
-        self._pending.clear()
+        kept = [self.worker.submit(functools.partial(keep, path)) for path in lasting]
         try:
-            for topic, future in pending:  # the worker takes one after another
-                self._tell_once(topic, await waiting.answer(future, self._limit))
+            for removal in self._removals:  # the worker takes one after another
+                await waiting.answer(removal, self._limit)
+            for expiry in kept:
+                self._tell_once("expiry", await waiting.answer(expiry, self._limit))
         except TimeoutError:
             words = "no answer: checkpoints that are not kept may stay there, and those that are may expire"
             self._tell_once("settling", words)
+        self._removals.clear()
+        self._tell_of_removals()
 
     @functools.cached_property
     def _rest(self) -> tinker.RestClient:
@@ -180,12 +192,13 @@ class Server:
         return tinker.RestClient(base_url=self._url)
 
     def _holds(self, path: str) -> bool:
-        """Whether it lists a checkpoint; one that lists none is taken to hold it."""
+        """Whether it lists a checkpoint, as a 404 may also be of what is gone; one that lists none is taken to hold it.
+        Asked where calls may block."""
         run_id = path.partition("://")[2].partition("/")[0]
         try:
-            answer = self._ask("its checkpoints", lambda rest: rest.list_checkpoints(run_id))
-        except ServiceError as error:
-            logger.info("whether %s is there is not known: %s", path, error)
+            answer = self._rest.list_checkpoints(run_id).result()
+        except Exception as error:
+            logger.info("whether %s is there is not known: %s", path, failures.said(error))
             return True
         return any(checkpoint.tinker_path == path for checkpoint in answer.checkpoints)
 
@@ -201,6 +214,10 @@ class Server:
                     f"{self.address}: {doing}: no answer within {_MOST_SECONDS:.0f} s: try again later, or give "
                     "backend.timeout_seconds to wait longer"
                 ) from error
+
+    def _tell_of_removals(self) -> None:
+        if self._not_removed:
+            self._tell_once("removal", f"{self._not_removed}: those that are not kept stay there")
 
     def _tell_once(self, topic: str, words: str | None) -> None:
         if words and topic not in self._told:
