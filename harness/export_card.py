@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePath
+from typing import Any
 
 from harness import __version__
 from harness.exceptions import ConfigError
@@ -13,17 +16,29 @@ from harness.run_dir import SUPERSEDED_BY, CheckpointRecord, Row, RunDir
 from harness.tokenizer_utils import local_folder
 from harness.tracking.mlflow_data import DataSet, test_sets, train_set
 
+_MARKS = re.compile(r"[\\`*{}\[\]<>#~&]|(?<!\w)_|_(?!\w)")  # of Markdown; an underscore within a word is none
+_PATH = re.compile(r"""(?s)(^|=|:///(?=/)|://)([/~].*)|(["'])([/~].*?)\3""")
 
-def model_card(run: RunDir, document: Row, record: CheckpointRecord, dtype: str | None) -> str:
+
+def model_card(
+    run: RunDir, document: Row, record: CheckpointRecord, dtype: str | None, notes: Sequence[str] = ()
+) -> str:
     """Front matter, then in words what the weights are, what they were trained on and how well.
+
+    Where things lie on this machine is left out: of a path from its root there is the last name.
 
     Args:
         document: ``run.config()``.
         dtype: Of merged weights; None for an adapter.
+        notes: What else there is to say of how the weights are used.
     """
     from huggingface_hub import ModelCardData
 
     model_name = document["config"]["model_name"]
+    base = _code(_without_folders(model_name))
+    run_name = run.path.resolve().name
+    config = document["config"] | run.changed_extents()
+    document = _without_folders(document)
     train = train_set(document)
     front_matter = ModelCardData(
         base_model=model_name if _is_hub_id(model_name) else None,
@@ -37,33 +52,34 @@ def model_card(run: RunDir, document: Row, record: CheckpointRecord, dtype: str 
         front_matter.to_yaml(),
         "---",
         "",
-        f"# {run.path.name}",
+        f"# {_text(run_name)}",
         "",
-        f"`{model_name}` with a LoRA merged in, in {dtype}." if dtype else f"A LoRA (PEFT) for `{model_name}`.",
+        f"{base} with a LoRA merged in, in {dtype}." if dtype else f"A LoRA (PEFT) for {base}.",
         "",
         "| | |",
         "| --- | --- |",
-        *(f"| {name} | {value} |" for name, value in _facts(run, document, record)),
+        *(f"| {_cell(name)} | {_cell(value)} |" for name, value in _facts(run, document, record)),
+        *(f"| note | {_cell(_text(note))} |" for note in notes),
         "",
         "Made by:",
         "",
-        "```text",
-        command_again(run, document),
-        "```",
+        *_block([command_again(RunDir(Path.cwd() / run_name), document)]),
         "",
         "Config:",
         "",
-        "```text",
-        *config_lines(run),
-        "```",
+        *_block(config_lines(_without_folders(config))),
     ]
     return "\n".join(lines) + "\n"
 
 
 def renderer_name(document: Row) -> str | None:
     """What the run's conversations were rendered with; None where its builder does not say it."""
-    config = document["config"]
-    return (config["dataset_builder"].get("common_config") or {}).get("renderer_name") or config.get("renderer_name")
+    return common_config(document).get("renderer_name") or document["config"].get("renderer_name")
+
+
+def common_config(document: Row) -> Row:
+    """What the run's builder shares with others; empty where it has none."""
+    return document["config"]["dataset_builder"].get("common_config") or {}
 
 
 def _facts(run: RunDir, document: Row, record: CheckpointRecord) -> Iterator[tuple[str, str]]:
@@ -72,11 +88,11 @@ def _facts(run: RunDir, document: Row, record: CheckpointRecord) -> Iterator[tup
     if train := train_set(document):
         yield "trained on", _described(train)
     for name, data in test_sets(document).items():
-        yield f"test set {name}".strip(), _described(data)
+        yield f"test set {_text(name)}".strip(), _described(data)
     for key, nll in _nlls(run, record):
-        yield key, f"{nll:.4f} nats per token"
+        yield _text(key), f"{nll:.4f} nats per token"
     if renderer := renderer_name(document):
-        yield "renderer", f"`{renderer}`"
+        yield "renderer", _code(renderer)
     yield "run id", f"`{document['run_id']}`"
     yield "harness", f"{(document.get('versions') or {}).get('harness', 'unknown')}; exported by {__version__}"
 
@@ -94,7 +110,50 @@ def _nlls(run: RunDir, record: CheckpointRecord) -> Iterator[tuple[str, float]]:
 
 
 def _described(data: DataSet) -> str:
-    return f"{data.described()}, fingerprint `{data.digest}`"
+    count = "" if data.num_examples is None else f" ({data.num_examples:,} examples)"
+    return f"{_code(data.name)}{count}, fingerprint `{data.digest}`"
+
+
+def _without_folders(value: Any) -> Any:
+    """Any value of JSON's types; in its texts, of each path from the root the last name."""
+    if isinstance(value, dict):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(item) for item in value]
+    return _PATH.sub(_last_name, value) if isinstance(value, str) else value
+
+
+def _last_name(found: re.Match[str]) -> str:
+    before, path, quote, quoted = found.groups(default="")
+    return f"{before}{quote}{PurePath(path or quoted).name or path or quoted}{quote}"
+
+
+# ---- Markdown, in which whatever a user named is said as it is
+
+
+def _text(text: str) -> str:
+    return _MARKS.sub(r"\\\g<0>", " ".join(text.splitlines()))
+
+
+def _code(text: str) -> str:
+    ticks = "`" * _more_ticks(text)
+    room = " " if "`" in text else ""
+    return f"{ticks}{room}{' '.join(text.splitlines())}{room}{ticks}"
+
+
+def _block(lines: Iterable[str]) -> list[str]:
+    lines = list(lines)
+    fence = "`" * max(3, _more_ticks("\n".join(lines)))
+    return [f"{fence}text", *lines, fence]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+def _more_ticks(text: str) -> int:
+    """One more than stand in a row anywhere in ``text``."""
+    return 1 + max(map(len, re.findall("`+", text)), default=0)
 
 
 def _is_hub_id(name: str) -> bool:

@@ -42,7 +42,7 @@ def details(run: RunDir) -> str:
         document = run.config()
         parts = {
             str(run): _identity(run, document),
-            "Config": config_lines(run),
+            "Config": config_lines(document["config"] | run.changed_extents()),
             "Data": _data(document),
             "Metrics": _metrics(run, document),
             "Attempts": _attempts(run),
@@ -86,9 +86,8 @@ def _started(document: Row) -> str | None:
 # ---- the config
 
 
-def config_lines(run: RunDir) -> Iterator[str]:
+def config_lines(config: Row) -> Iterator[str]:
     """What was chosen, then what is as ``Config`` and its parts have it when nobody chooses."""
-    config = run.config()["config"] | run.changed_extents()
     flat, defaults = flatten(config), flatten(_defaults(config, Config))
     flat = {path: value for path, value in flat.items() if path.partition(".")[0] not in _SAID_ABOVE}
     unchosen = {path: value for path, value in flat.items() if path in defaults and defaults[path] == value}

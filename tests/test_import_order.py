@@ -52,6 +52,7 @@ ORDER = [
     ],
     ["harness.chat", "harness.evaluate", "harness.pruning", "harness.run_details"],
     ["harness.export_card"],
+    ["harness.export_chat"],
     ["harness.export"],
     ["harness.compare"],
     ["harness.sweep", "harness.listing"],

@@ -22,5 +22,8 @@ def command(run: str, at: str, out: Path, merge: bool) -> None:
 
     source = RunDir(run)
     found = export(source, at, out, merged=merge)
-    what = f"full weights in {found.dtype}" if merge else f"an adapter for {found.base}"
-    click.echo(f"{out}: {source} at step {found.step} as {what}, {in_words(found.size)}")
+    what = f"full weights in {found.dtype}" if merge else f"an adapter for {click.format_filename(found.base)}"
+    made, trained = click.format_filename(out), click.format_filename(str(source))
+    click.echo(f"{made}: {trained} at step {found.step} as {what}, {in_words(found.size)}")
+    for note in found.notes:
+        click.echo(f"{made}: {note}")

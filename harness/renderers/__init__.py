@@ -99,6 +99,7 @@ def _make(name: str, tokenizer: Any) -> Renderer:
         return renderer
     template = ChatTemplateRenderer(tokenizer, **arguments)
     if not differs_from_template(renderer, template):
+        renderer.chat_template = template.chat_template
         return renderer
     logger.warning(
         "renderer_name=%s: the chat template of %s says something else: the template is used",

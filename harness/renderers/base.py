@@ -88,11 +88,13 @@ class Renderer(ABC):
     Attributes:
         stop: What the model generates to end its turn; "" where the format has no such thing.
         call_stop: What it generates to end a turn that calls tools, where that is something else.
+        chat_template: What asks as ``generation_prompt`` does, for ``apply_chat_template``; None where nothing does.
         max_length: Tokens at which :meth:`build_supervised_example` cuts a conversation; None never cuts.
     """
 
     stop: str
     call_stop: str = ""
+    chat_template: str | None = None
     max_length: int | None = None
 
     def __init__(self, tokenizer: Any):

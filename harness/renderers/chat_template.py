@@ -35,6 +35,7 @@ class ChatTemplateRenderer(Renderer):
                 f"{tokenizer.name_or_path} has no chat template: use renderer_name=role_colon, as for base models"
             )
         self._template = Template(tokenizer, arguments)
+        self.chat_template = self._template.by_default
         self._special_tokens = special_token_pattern(tokenizer)
         self._forms = TurnForms(self._template, self._special_tokens)
         self.stop = self._forms.end_of_turn.strip()

@@ -11,18 +11,16 @@ from harness.exceptions import RendererError
 from harness.renderers.base import Message
 from harness.renderers.turns import Turn, TurnRenderer
 
-CHAT_TEMPLATE = (
-    "{{ bos_token if bos_token else '' }}{% for message in messages %}{{ message['role'] | capitalize }}: "
-    "{{ message['content'] }}\n\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
-)
-"""What asks as :meth:`RoleColonRenderer.generation_prompt` does, for transformers' ``apply_chat_template``."""
-
 
 class RoleColonRenderer(TurnRenderer):
     """Renders every role as its capitalised name and a colon."""
 
     prompt = "Assistant:"
     stop = "\n\nUser:"
+    chat_template = (
+        "{{ bos_token if bos_token else '' }}{% for message in messages %}{{ message['role'] | capitalize }}: "
+        "{{ message['content'] }}\n\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+    )
 
     def generation_prompt(self, messages: Sequence[Message]) -> str:
         return "".join(header + body for header, body, _ in self._turns(messages)) + self.prompt

@@ -22,13 +22,15 @@ class Template:
     """The chat template of a tokenizer, with switches of its own set.
 
     Attributes:
+        by_default: The template's text with the switches as its defaults. It writes the date of the day.
         writes_today: Whether it writes today's date in a way that cannot be fixed.
         calls_as_text: Whether tools' arguments are given to it as JSON; else as objects.
     """
 
     def __init__(self, tokenizer: Any, arguments: dict[str, Any]):
         self._tokenizer = tokenizer
-        self._text = _DATE_CALL.sub(lambda call: repr(TODAY.strftime(call[2])), tokenizer.get_chat_template())
+        given = tokenizer.get_chat_template()
+        self._text = _DATE_CALL.sub(lambda call: repr(TODAY.strftime(call[2])), given)
         self._arguments = arguments
         for argument, value in arguments.items():
             if not re.search(rf"\b{argument}\b", self._text):
@@ -36,6 +38,7 @@ class Template:
                     f"{tokenizer.name_or_path}: its chat template does not know {argument}, which this renderer sets "
                     f"to {value!r}: use renderer_name=chat_template"
                 )
+        self.by_default = "".join(map(_default, arguments.items())) + given
         self.writes_today = "strftime_now(" in self._text
         self.calls_as_text = False
         self._prompt_after = functools.lru_cache(maxsize=4096)(self._render_prompt_after)
@@ -94,6 +97,11 @@ class Template:
             return Outline(messages, self.apply(messages))
         except RendererError:
             return None
+
+
+def _default(argument: tuple[str, Any]) -> str:
+    name, value = argument
+    return f"{{% set {name} = {name} | default({json.dumps(value)}) %}}"
 
 
 def _says(message: Message, key: str) -> str | None:

@@ -8,7 +8,7 @@ from harness.exceptions import RendererError
 from harness.renderers import TrainOnWhat, get_renderer
 from harness.renderers.chat_template import ChatTemplateRenderer
 from harness.renderers.messages import plain_messages, trained_messages
-from harness.renderers.role_colon import CHAT_TEMPLATE, RoleColonRenderer
+from harness.renderers.role_colon import RoleColonRenderer
 from tests.renderers.conversations import (
     CONVERSATIONS,
     LOOK,
@@ -239,7 +239,7 @@ def test_a_thought_that_does_not_end_is_not_whole():
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
 def test_role_colon_as_a_template_asks_alike(name):
-    tokenizer = tiny_tokenizer(CHAT_TEMPLATE)
+    tokenizer = tiny_tokenizer(RoleColonRenderer.chat_template)
     try:
         expected = RoleColonRenderer(tokenizer).generation_prompt(messages := plain_messages(CONVERSATIONS[name]))
     except RendererError:

@@ -17,6 +17,7 @@ from harness.hyperparam_utils import lora_parameters
 
 if TYPE_CHECKING:
     from harness.backends.local.client import LocalTrainingClient
+    from harness.backends.local.engine import Engine
     from harness.backends.local.sampling_client import LocalSamplingClient
 
 logger = logging.getLogger(__name__)
@@ -116,6 +117,24 @@ class LocalBackend(Backend):
     ) -> LocalTrainingClient:
         """See :meth:`Backend.create_training_client`. ``weights_path`` is a checkpoint's folder or any folder that
         PEFT saved an adapter of the same rank and alpha to, as the current directory sees it."""
+
+        def load(engine: Engine) -> None:
+            if state_path is not None:
+                engine.load_state(run_path / state_path)
+            elif weights_path is not None:
+                engine.load_weights(Path(weights_path).expanduser())
+
+        return self._client(model_name, lora_rank, seed, numerics, run_path, load)
+
+    def _client(
+        self,
+        model_name: str,
+        lora_rank: int,
+        seed: int,
+        numerics: dict[str, Any],
+        run_path: Path,
+        load: Callable[[Engine], None],
+    ) -> LocalTrainingClient:
         from harness.backends.local import torch_setup
         from harness.backends.local.client import LocalTrainingClient
         from harness.backends.local.engine import Engine
@@ -134,10 +153,7 @@ class LocalBackend(Backend):
                 f"{model_name} with lora_rank={lora_rank}", "lower it, or take a smaller model"
             ):
                 engine = Engine(model_name, lora_rank=lora_rank, layers=layers, seed=seed, numerics=numerics)
-            if state_path is not None:
-                engine.load_state(run_path / state_path)
-            elif weights_path is not None:
-                engine.load_weights(Path(weights_path).expanduser())
+            load(engine)
             return engine
 
         return LocalTrainingClient(make_engine, run_path)
@@ -152,14 +168,17 @@ class LocalBackend(Backend):
         run_path: Path,
         weights_path: str | None,
     ) -> LocalSamplingClient:
-        client = self.create_training_client(
-            model_name=model_name,
-            lora_rank=lora_rank,
-            seed=seed,
-            numerics=numerics,
-            run_path=run_path / "nothing is saved",  # the run's own checkpoints are its trainer's to settle
-            weights_path=None if weights_path is None else str(run_path / weights_path),
-        )
+        from harness.backends.local import checkpoint
+
+        # Read before the model is: a run that is being trained may remove it meanwhile.
+        files = None if weights_path is None else checkpoint.read_adapter(run_path / weights_path)
+
+        def load(engine: Engine) -> None:
+            if files is not None:
+                engine.take_weights(run_path / str(weights_path), files)
+
+        nowhere = run_path / "nothing is saved"  # the run's own checkpoints are its trainer's to settle
+        client = self._client(model_name, lora_rank, seed, numerics, nowhere, load)
         return client.save_weights_and_get_sampling_client().result()
 
     def close(self, client: LocalTrainingClient | LocalSamplingClient) -> None:

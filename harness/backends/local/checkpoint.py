@@ -29,7 +29,8 @@ ADAPTER = "adapter_model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 MANIFEST = "manifest.json"
 NAME = r"\w[\w.-]*"  # what a checkpoint may be called
-_FILES = {ADAPTER_CONFIG, ADAPTER, OPTIMIZER, MANIFEST}
+_ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER)
+_FILES = {*_ADAPTER_FILES, OPTIMIZER, MANIFEST}
 _LEFT = re.compile(r"(?P<whole>[0-9]{6,})|\.(?P<name>[0-9]{6,})\.(?P<end>tmp|old)")
 _FORMAT = 1
 
@@ -101,16 +102,30 @@ def read(folder: Path) -> dict[str, bytes]:
 
 
 def read_adapter(folder: Path) -> dict[str, bytes]:
-    """The adapter's two files: of a checkpoint, proved as :func:`read` does; of any other folder, as they are.
+    """The adapter's two files of a checkpoint, proved as :func:`read` does.
+
+    Raises:
+        CheckpointDamagedError: as :func:`read` does.
+    """
+    files = read(folder)
+    for name in _ADAPTER_FILES:
+        if name not in files:
+            raise CheckpointDamagedError(f"{folder}: no {name} in its manifest: take another checkpoint")
+    return {name: files[name] for name in _ADAPTER_FILES}
+
+
+def read_any_adapter(folder: Path) -> dict[str, bytes]:
+    """The adapter's two files: of a checkpoint, proved as :func:`read` does; of any other folder, as they are. For what
+    a user names: a run's own checkpoint that lost its manifest would pass as another folder.
 
     Raises:
         CheckpointDamagedError: for a checkpoint that is not what was saved.
         BackendError: where there is no adapter.
     """
     if (folder / MANIFEST).exists():
-        return read(folder)
+        return read_adapter(folder)
     try:
-        return {name: (folder / name).read_bytes() for name in (ADAPTER_CONFIG, ADAPTER)}
+        return {name: (folder / name).read_bytes() for name in _ADAPTER_FILES}
     except OSError as error:
         raise BackendError(
             f"{folder}: no adapter there ({error.strerror}: {error.filename}): give the folder of a checkpoint, or of "
@@ -124,11 +139,8 @@ def copy_adapter(folder: Path, to: Path) -> None:
     Raises:
         CheckpointDamagedError: as :func:`read` does.
     """
-    files = read(folder)
-    for name in (ADAPTER_CONFIG, ADAPTER):
-        if name not in files:
-            raise CheckpointDamagedError(f"{folder}: no {name} in its manifest: take another checkpoint")
-        (to / name).write_bytes(files[name])
+    for name, data in read_adapter(folder).items():
+        (to / name).write_bytes(data)
 
 
 def digest(folder: Path) -> str:

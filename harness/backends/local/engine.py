@@ -249,7 +249,7 @@ class Engine:
                 raise CheckpointDamagedError(f"{folder}: no {name} in its manifest: take another checkpoint")
         if checkpoint.OPTIMIZER not in files:
             raise BackendError(f"{folder}: weights alone: a run resumes from a state with its optimiser")
-        self._take_weights(folder, files)
+        self.take_weights(folder, files)
         self.last_state = f"{folder.parent.name}/{folder.name}"
         state = safetensors.torch.load(files[checkpoint.OPTIMIZER])
         self.num_steps = int(state["step"])
@@ -266,9 +266,14 @@ class Engine:
             CheckpointDamagedError: where it is a checkpoint, and not what was saved.
             BackendError: where it is no adapter, or another LoRA's.
         """
-        self._take_weights(folder, checkpoint.read_adapter(folder))
+        self.take_weights(folder, checkpoint.read_any_adapter(folder))
 
-    def _take_weights(self, folder: Path, files: dict[str, bytes]) -> None:
+    def take_weights(self, folder: Path, files: dict[str, bytes]) -> None:
+        """Take the weights alone, from the files of an adapter that were read from ``folder``.
+
+        Raises:
+            BackendError: where they are another LoRA's.
+        """
         own, theirs = json.loads(self._adapter_config()), json.loads(files[checkpoint.ADAPTER_CONFIG])
         for key in _ADAPTER_MUST_AGREE:
             if theirs.get(key, own[key]) != own[key]:

@@ -9,7 +9,7 @@ import tinker
 import torch
 
 from harness.backends.local.backend import LocalBackend
-from harness.exceptions import BackendError
+from harness.exceptions import BackendError, CheckpointDamagedError
 from tests.backends.local.support import ADAM, files, random_data, train
 from tests.tiny_model import MAX_LENGTH, make_tiny_tokenizer
 
@@ -267,6 +267,27 @@ def test_a_saved_state_samples_as_it_did_and_nothing_is_written(make, tiny_model
         assert (said(sampling.sample(prompt([1, 99]), 2, asked).result()) == before) is same
         backend.close(sampling)
     assert left.is_dir() and files(tmp_path / path) == whole
+
+
+def test_only_a_whole_checkpoint_of_the_run_samples(make, tiny_model, tmp_path):
+    """Also one that lost its manifest, and could be taken for an adapter from elsewhere."""
+    folder = tmp_path / make().save_state("000003").result().path
+    (folder / "manifest.json").unlink()
+    backend = LocalBackend(dtype="float32", num_threads=1)
+    for path, error in (
+        ("checkpoints/000003", f"{folder}/manifest.json: missing or damaged: take another checkpoint"),
+        ("checkpoints/000004", f"{tmp_path}/checkpoints/000004: no such checkpoint: take another"),
+    ):
+        with pytest.raises(CheckpointDamagedError) as raised:
+            backend.create_sampling_client(
+                model_name=str(tiny_model),
+                lora_rank=4,
+                seed=0,
+                numerics=backend.numerics(),
+                run_path=tmp_path,
+                weights_path=path,
+            )
+        assert str(raised.value) == error
 
 
 def test_closing_ends_a_long_sample(make):
