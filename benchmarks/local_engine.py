@@ -50,7 +50,10 @@ def main() -> None:
     arguments = parser.parse_args()
     from harness.backends.local.backend import LocalBackend
 
-    numerics = LocalBackend(dtype=arguments.dtype).numerics()
+    backend = LocalBackend(dtype=arguments.dtype)
+    if (arguments.worker or "").startswith("engine"):
+        backend.check(MODEL)  # says how threads wait, before torch is loaded
+    numerics = backend.numerics()
     if arguments.worker:
         measured = WORKERS[arguments.worker](numerics["dtype"], batches(PEERS.get(arguments.worker, "grouped")))
         measured["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -61,7 +64,7 @@ def main() -> None:
 
 def compare(arguments: argparse.Namespace, dtype: str) -> None:
     peers = arguments.peers.split(",")
-    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
     if arguments.trl:
         environment["PYTHONPATH"] = os.pathsep.join([os.getcwd(), str(Path(arguments.trl).resolve())])
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in peers}

@@ -188,4 +188,4 @@ def test_where_a_service_refuses_the_weights_for_sampling_the_state_answers(trai
         server.fail("asample", (400, {"detail": "Model b not loaded"}))
         failed = chat(run)
     assert (failed.exit_code, failed.stdout) == (2, "")
-    assert "rejected (400: Model b not loaded)" in failed.stderr.splitlines()[-1]
+    assert "(Model b not loaded)" in failed.stderr.splitlines()[-1]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _REQUIRED = ("torch", "peft")
+_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "5000"}  # measured: docs/performance.md
 _ROUNDING_ALONE: dict[str, Any] = {"tunable": True}  # changes the last digits: a fork may, a resume not
 
 
@@ -71,9 +72,10 @@ class LocalBackend(Backend):
         if not (self.train_attn or self.train_mlp or self.train_unembed):
             raise ConfigError("backend.train_attn, train_mlp and train_unembed are all false: nothing to train")
         check_model(model_name)
-        # Read when torch is loaded, so set here, before it is. Threads that wait for each other by spinning keep each
-        # other from running where the processors are shared: a step was seen to take thirty times as long.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # Read when torch is loaded, so set before it is. Threads that spin for long while they wait keep others from
+        # running where processors are shared; threads that sleep at once wake up late where they are not.
+        if not os.environ.keys() & _WAITING.keys():
+            os.environ.update(_WAITING)
 
     def context_length(self, model_name: str) -> int | None:
         from harness.backends.local.model import context_length

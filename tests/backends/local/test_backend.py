@@ -71,6 +71,18 @@ def test_options_that_cannot_be(tiny_model: Path, options: dict, message: str):
     assert str(error.value) == message
 
 
+@pytest.mark.parametrize(
+    ("given", "policy", "spins"),
+    [({}, "PASSIVE", "5000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE", None), ({"GOMP_SPINCOUNT": "7"}, None, "7")],
+)
+def test_how_threads_wait_is_set_unless_it_is_given(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], policy: str | None, spins: str | None
+):
+    monkeypatch.setattr(os, "environ", dict(given))
+    LocalBackend().check(str(tiny_model))
+    assert (os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT")) == (policy, spins)
+
+
 def test_models_that_are_not_there(tiny_model: Path, tmp_path: Path):
     LocalBackend().check(str(tiny_model))
     LocalBackend().check("Qwen/Qwen3-8B")  # a hub id: known only when it is asked for
