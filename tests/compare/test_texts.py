@@ -151,4 +151,4 @@ def test_each_is_the_one_that_was_scored(tmp_path):
     conversations = found(tmp_path)
     assert list(conversations) == ids and len(ids) == 11  # one has nothing to score
     for name, messages in conversations.items():
-        assert example_id(builder._datum({"messages": messages, "id": "", "slice": None})) == name
+        assert example_id(builder._datum({"messages": messages, "id": "", "slice": None, "where": ""})) == name
