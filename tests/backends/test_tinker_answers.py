@@ -1,6 +1,8 @@
 """Answers of a server that are not what was asked for, or that do not come."""
 
 import logging
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -76,3 +78,25 @@ def test_what_is_not_deleted_is_never_told_by_the_worker(server, caplog):
     assert caplog.messages == [
         f"{server.url}: checkpoints are not deleted (it is published): those that are not kept stay there"
     ]
+
+
+LEFT = """
+import atexit, sys, threading
+
+@atexit.register  # before those of the SDK's threads: called after them
+def left():
+    print([thread.name for thread in threading.enumerate()])
+
+from harness.backends.tinker_service.backend import TinkerBackend
+
+backend = TinkerBackend(base_url=sys.argv[1])
+client = backend.create_training_client(model_name="unigram", lora_rank=4, seed=0, numerics={}, run_path=None)
+raise SystemExit(2)
+"""
+
+
+def test_threads_of_the_sdk_end_before_the_interpreter_does(server):
+    """One that is at work then aborts the process."""
+    ended = subprocess.run([sys.executable, "-c", LEFT, server.url], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (2, "")
+    assert ended.stdout == "['MainThread', 'tinker-service']\n"  # ours is idle

@@ -183,8 +183,9 @@ def test_a_server_that_is_started_again_in_the_middle(whole, recipe, workplace, 
     server.kill(signal.SIGTERM)
     server.start()
     if process.wait(timeout=300):
-        assert process.returncode == 2
-        *_, error = (workplace.folder / "started.log").read_text().strip().splitlines()
+        log = (workplace.folder / "started.log").read_text()
+        assert process.returncode == 2, log
+        *_, error = log.strip().splitlines()
         assert error.startswith("error: http://127.0.0.1") and "; last checkpoint: 00000" in error
         workplace.run(*recipe("restarted", "mirror=false"))
     assert first_difference(whole[0], run) is None

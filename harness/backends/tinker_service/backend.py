@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 _WEEK = 7 * 24 * 3600
 _TTL_RANGE = (3600, 10 * 365 * 24 * 3600)  # as the service takes it: an hour to ten years
 _CLOSE_SECONDS = 5.0
+_CLOSE_SECONDS_AFTER_AN_ERROR = 1.0
 _SCHEME = "tinker://"
 _OF_A_STATE = "/weights/"  # in its path; how a server names weights to sample with differs
 _PLACE: dict[str, Any] = {"place": True}  # does not change the numbers
@@ -121,6 +122,7 @@ class TinkerBackend(Backend):
             self._check_model(model_name)
             self._warn_of_layers()
         service = tinker.ServiceClient(base_url=self._url, user_metadata=metadata)
+        waiting.end_at_exit(service.holder.get_loop())
 
         def create() -> tinker.TrainingClient:
             if state_path is not None:
@@ -188,6 +190,7 @@ class TinkerBackend(Backend):
         if weights_path is None:
             self._check_model(model_name)
         service = tinker.ServiceClient(base_url=self._url)
+        waiting.end_at_exit(service.holder.get_loop())
         base_model = model_name if weights_path is None else None  # servers take one of them
         doing = f"loading {weights_path or model_name}"
         with failures.in_plain_words(doing, self._server.address):
@@ -207,9 +210,9 @@ class TinkerBackend(Backend):
         error = sys.exc_info()[1]  # what the run ends with
         status = "success" if error is None else "errored" if isinstance(error, Exception) else "interrupted"
         closing = client.service.close(status).future()
-        if error is None:
+        if status != "interrupted":
             try:
-                closing.result(_CLOSE_SECONDS)
+                closing.result(_CLOSE_SECONDS if error is None else _CLOSE_SECONDS_AFTER_AN_ERROR)
             except Exception as trouble:  # the session then ends by itself
                 logger.info("%s: the session was not ended: %s", self._server.address, failures.said(trouble))
 

@@ -189,7 +189,9 @@ class Server:
     def _rest(self) -> tinker.RestClient:
         import tinker
 
-        return tinker.RestClient(base_url=self._url)
+        client = tinker.RestClient(base_url=self._url)
+        waiting.end_at_exit(client.holder.get_loop())
+        return client
 
     def _holds(self, path: str) -> bool:
         """Whether it lists a checkpoint, as a 404 may also be of what is gone; one that lists none is taken to hold it.
