@@ -9,11 +9,13 @@ import pytest
 import tinker
 
 from harness.backends.tinker_service import server as server_module
+from harness.backends.tinker_service.backend import TinkerBackend
 from harness.backends.tinker_service.server import Server
 from harness.exceptions import ServiceError
 from tests.backends.test_tinker_service import environment as environment
 from tests.backends.test_tinker_service import failure, on
 from tests.backends.test_tinker_service import server as server
+from tests.scripted_server import TRY_AGAIN
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,8 @@ def test_what_is_not_deleted_is_never_told_by_the_worker(server, caplog):
 
 
 LEFT = """
-import atexit, sys, threading
+import atexit, logging, sys, threading, time
+import tinker
 
 @atexit.register  # before those of the SDK's threads: called after them
 def left():
@@ -89,14 +92,38 @@ def left():
 
 from harness.backends.tinker_service.backend import TinkerBackend
 
+logging.disable()
 backend = TinkerBackend(base_url=sys.argv[1])
 client = backend.create_training_client(model_name="unigram", lora_rank=4, seed=0, numerics={}, run_path=None)
+targets = dict(target_tokens=[2, 3], weights=[1.0, 1.0])
+datum = tinker.Datum(model_input=tinker.ModelInput.from_ints([1, 2]), loss_fn_inputs=targets)
+client.forward_backward([datum], "cross_entropy")
+time.sleep(0.5)
 raise SystemExit(2)
 """
 
 
-def test_threads_of_the_sdk_end_before_the_interpreter_does(server):
-    """One that is at work then aborts the process."""
+def test_work_of_the_sdk_ends_before_the_interpreter_does(server):
+    """What is at work then aborts the process."""
+    server.fail("future of forward_backward", TRY_AGAIN)
     ended = subprocess.run([sys.executable, "-c", LEFT, server.url], capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stderr) == (2, "")
     assert ended.stdout == "['MainThread', 'tinker-service']\n"  # ours is idle
+
+
+def test_a_conversation_that_is_ended_is_no_interrupted_session(server, tmp_path):
+    backend = TinkerBackend(base_url=server.url)
+
+    def conversation():
+        client = backend.create_sampling_client(
+            model_name="unigram", lora_rank=4, seed=0, numerics={}, run_path=tmp_path, weights_path=None
+        )
+        try:
+            yield client
+        finally:
+            backend.close(client)
+
+    talking = conversation()
+    next(talking)
+    talking.close()
+    assert server.asked("sessions/finish")[-1]["reason"] == {"type": "success"}

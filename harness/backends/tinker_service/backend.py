@@ -208,6 +208,8 @@ class TinkerBackend(Backend):
     def close(self, client: ServiceTrainingClient | ServiceSamplingClient) -> None:
         """End the session, so that the server lets go of the model. What is under way is dropped."""
         error = sys.exc_info()[1]  # what the run ends with
+        if isinstance(error, GeneratorExit):  # the end of a conversation
+            error = None
         status = "success" if error is None else "errored" if isinstance(error, Exception) else "interrupted"
         closing = client.service.close(status).future()
         if status != "interrupted":

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _FIRST_TOLD = 30.0  # seconds without an answer; then at twice as many, and so on
 _END_SECONDS = 1.0
+_SETTLE_SECONDS = 0.2
 
 
 class Worker:
@@ -53,20 +54,26 @@ class Worker:
 
 @functools.cache
 def end_at_exit(loop: asyncio.AbstractEventLoop) -> None:
-    """Register that the thread of ``loop``, a daemon of the SDK's, ends before the interpreter does.
+    """Register that the SDK's work ends before the interpreter does: what its thread, which runs ``loop``, waits for.
 
-    One that is at work then is torn out of code that is not Python, which aborts the process: one exit of ten with
-    tinker 0.38.
+    The SDK's HTTP client answers on threads that are not Python's. One that comes with an answer while the interpreter
+    is taken down aborts the process, as the SDK's own daemon thread may: one exit of ten, with tinker 0.38.
     """
     atexit.register(_end, loop)
 
 
 def _end(loop: asyncio.AbstractEventLoop) -> None:
-    async def thread_of_this() -> threading.Thread:
+    async def drop_all() -> threading.Thread:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_END_SECONDS)
+            await asyncio.sleep(_SETTLE_SECONDS)  # the HTTP client's threads still tell of what was dropped
         return threading.current_thread()
 
     try:
-        thread = asyncio.run_coroutine_threadsafe(thread_of_this(), loop).result(_END_SECONDS)
+        thread = asyncio.run_coroutine_threadsafe(drop_all(), loop).result(2 * _END_SECONDS)
     except concurrent.futures.TimeoutError:
         return  # it hangs: then it is not at work either
     loop.call_soon_threadsafe(loop.stop)
