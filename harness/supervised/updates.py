@@ -9,6 +9,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
+import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from harness.supervised.replay import NUM_NOISE_PASSES, Ledger, noise_of
 from harness.supervised.restoring import Restored
 from harness.supervised.retention import kept, save_due
 from harness.supervised.usage import Usage
+
+_SAVE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -185,16 +188,19 @@ class Updates:
                 self._run.append_checkpoint(final_record)
 
     async def aclose(self) -> None:
-        """Let go of what is sampled, of removals, and of a save that is not logged: nothing is written after this."""
+        """Let go of what is sampled, of a save that is not logged, and of removals: nothing is written after this. What
+        was saved before an error has seconds to be logged."""
         await self._job.evaluations.aclose()
-        for removal in self._removals.values():
-            removal.cancel()
-        await asyncio.gather(*self._removals.values(), return_exceptions=True)
         if self._logging:
+            if isinstance(sys.exc_info()[1], Exception):
+                await asyncio.wait([self._logging], timeout=_SAVE_SECONDS)
             self._logging.cancel()
             await asyncio.wait([self._logging])
             if not self._logging.cancelled():
                 self._logging.exception()  # asked for, so that asyncio does not report it beside the one under way
+        for removal in self._removals.values():
+            removal.cancel()
+        await asyncio.gather(*self._removals.values(), return_exceptions=True)
 
     async def finish_evaluation(self, evaluation: Evaluation | None, step: int, position: Position) -> Row | None:
         """Measure the weights after the last update, in a row of its own; None where nothing is evaluated."""

@@ -46,6 +46,21 @@ def test_an_answer_of_another_shape_is_one_line_with_the_last_checkpoint(server,
     )
 
 
+def test_what_was_saved_before_an_error_is_logged(server, tmp_path):
+    saved = threading.Event()
+
+    def none_after_two_updates(lengths: list[int]) -> tuple[str, list[int]]:
+        if len(server.asked("optim_step")) < 2:
+            return "logprobs", lengths
+        threading.Timer(0.5, saved.set).start()
+        return "logprobs", []
+
+    server.outputs = none_after_two_updates
+    server.fail("future of save_weights", TRY_AGAIN, when=lambda _: not saved.is_set())
+    message = failure(on(server, tmp_path / "r", eval_every=0, save_every=2, submit_ahead=0))
+    assert "; last checkpoint: 000002: " in message
+
+
 @pytest.mark.parametrize(
     ("limit", "said"),
     [
