@@ -3,13 +3,15 @@ blocks of queries, where torch's takes up to three times as long. The forward is
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 _BLOCK = 128  # queries at a time: their scores stay in the cache, and most of those that look ahead are not computed
-_LONGEST = 512  # tokens; beyond, torch's is as fast
+_LONGEST = 1024  # tokens; beyond, torch's is as fast
 
 
 def is_faster(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
@@ -57,27 +59,43 @@ class _Attend(torch.autograd.Function):
         queries, grads = (  # (key heads, heads of each, tokens, size)
             part.reshape(len(keys), -1, num_tokens, size) for part in (query, grad_outputs[0].transpose(1, 2))
         )
-        grad_queries = torch.empty_like(queries)
-        grad_keys, grad_values = (torch.zeros(part.shape, dtype=torch.float32) for part in (keys, values))
-        ahead = torch.full((_BLOCK, _BLOCK), -torch.inf).triu(1)
+        grads_of_blocks = []
         for start in range(0, num_tokens, _BLOCK):
             end = min(start + _BLOCK, num_tokens)
-            block = slice(start, end)
-            q, g = (part[:, :, block].flatten(1, 2) for part in (queries, grads))
+            q, g = (part[:, :, start:end].flatten(1, 2) for part in (queries, grads))
             k, v = keys[:, :end], values[:, :end]
-            scores = torch.bmm(q, k.mT).float().mul_(ctx.scaling)
-            scores.unflatten(1, (-1, end - start))[..., block] += ahead[: end - start, : end - start]
-            with torch.enable_grad():
-                weights = scores.requires_grad_().softmax(-1)
-            (grad_scores,) = torch.autograd.grad(weights, scores, torch.bmm(g, v.mT).float())
-            grad_scores = grad_scores.mul_(ctx.scaling).to(q.dtype)
-            grad_queries[:, :, block] = torch.bmm(grad_scores, k).unflatten(1, (-1, end - start))
-            grad_keys[:, :end] += torch.bmm(grad_scores.mT, q)
-            grad_values[:, :end] += torch.bmm(weights.detach().to(g.dtype).mT, g)
+            weights = torch.baddbmm(_ahead(start, end, queries.shape[1]), q, k.mT, alpha=ctx.scaling).softmax(-1)
+            grad_weights = torch.bmm(g, v.mT)
+            grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+            grad_q = torch.bmm(grad_scores, k).unflatten(1, (-1, end - start))
+            grads_of_blocks.append((grad_q, torch.bmm(grad_scores.mT, q), torch.bmm(weights.mT, g)))
+        grad_queries, grad_keys, grad_values = zip(*grads_of_blocks, strict=True)
         return (
-            grad_queries.view_as(query),
-            grad_keys.to(key).view_as(key),
-            grad_values.to(value).view_as(value),
+            torch.cat(grad_queries, dim=2).mul_(ctx.scaling).view_as(query),
+            _sum(grad_keys).mul_(ctx.scaling).view_as(key),
+            _sum(grad_values).view_as(value),
             None,
             None,
         )
+
+
+def _sum(grads: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Each is of the first keys, the last one of all."""
+    *others, last = grads
+    if not others:
+        return last
+    total = last.float()
+    for grad in others:
+        total[:, : grad.shape[1]] += grad
+    return total.to(last.dtype)
+
+
+@functools.lru_cache(maxsize=32)  # a micro-batch's, from layer to layer
+def _ahead(start: int, end: int, num_heads: int) -> torch.Tensor:
+    """What masks the scores of the queries from ``start`` to ``end``: minus infinity for keys that are ahead of them.
+
+    Returns:
+        ``(num_heads * (end - start), end)``, bfloat16.
+    """
+    mask = torch.full((end - start, end), -torch.inf, dtype=torch.bfloat16).triu_(start + 1)
+    return mask.repeat(num_heads, 1)

@@ -50,4 +50,4 @@ def test_it_is_for_short_sequences_in_bfloat16_that_are_trained():
     assert causal_attention.is_faster(query.requires_grad_(), key, value)
     assert not causal_attention.is_faster(query.float(), key, value)
     assert not causal_attention.is_faster(query[:, :, -1:], key, value)  # one more token of a sequence
-    assert not causal_attention.is_faster(*qkv(513, (4, 4), 1)[:3])
+    assert not causal_attention.is_faster(*qkv(1025, (4, 4), 1)[:3])
