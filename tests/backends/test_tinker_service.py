@@ -404,6 +404,10 @@ FIRST_CALLS = [
     ("client/config", (403, {"message": "not in the beta"}), "its models: not allowed (403: not in the beta): ask for "
      "access, or use another key"),
     ("client/config", HTML, "its models: its answer is not what this SDK understands (tinker {sdk}: "),
+    ("create_session", (401, {"detail": "no such key"}), f"{START}: the key was refused (401: no such key): set "
+     "TINKER_API_KEY to a key that is valid there"),
+    ("create_session", (402, {"detail": "no card"}), f"{START}: billing (402: no card): mend the account's billing in "
+     "the console"),
     ("create_model", (402, {"detail": "no card"}), f"{START}: billing (402: no card): mend the account's billing in "
      "the console"),
     ("create_model", (422, {"detail": [{"loc": ["body", "rank"], "msg": "too large"}]}), f"{START}: rejected (422: "

@@ -122,7 +122,6 @@ class TinkerBackend(Backend):
             self._check_model(model_name)
             self._warn_of_layers()
         service = tinker.ServiceClient(base_url=self._url, user_metadata=metadata)
-        waiting.end_at_exit(service.holder.get_loop())
 
         def create() -> tinker.TrainingClient:
             if state_path is not None:
@@ -150,6 +149,7 @@ class TinkerBackend(Backend):
                 if state_path is not None and failures.is_gone(error):
                     raise CheckpointDamagedError(f"{state_path}: {failures.said(error)}: take another") from error
                 raise
+        waiting.end_at_exit(client.holder.get_loop())
         if weights_path is not None:
             self._check_fits(client.get_info(), weights_path, model_name, lora_rank)
         return ServiceTrainingClient(
@@ -190,7 +190,6 @@ class TinkerBackend(Backend):
         if weights_path is None:
             self._check_model(model_name)
         service = tinker.ServiceClient(base_url=self._url)
-        waiting.end_at_exit(service.holder.get_loop())
         base_model = model_name if weights_path is None else None  # servers take one of them
         doing = f"loading {weights_path or model_name}"
         with failures.in_plain_words(doing, self._server.address):
@@ -203,6 +202,7 @@ class TinkerBackend(Backend):
                 if weights_path is not None and failures.is_gone(error):
                     raise CheckpointDamagedError(f"{weights_path}: {failures.said(error)}: take another") from error
                 raise
+        waiting.end_at_exit(client.holder.get_loop())
         return ServiceSamplingClient(service, client, self._server.address, self.timeout_seconds)
 
     def close(self, client: ServiceTrainingClient | ServiceSamplingClient) -> None:
