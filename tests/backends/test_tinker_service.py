@@ -226,11 +226,15 @@ def test_a_fork_takes_the_state_where_it_is_and_never_deletes_it(server, tmp_pat
     assert deleted == ["DELETE training_runs/checkpoints/weights/000004"]  # the fork's own
 
 
-def test_weights_alone_start_a_run(server, tmp_path):
+def test_weights_alone_start_a_run(server, tmp_path, capsys):
+    """There are servers that load the optimiser nevertheless, and say nothing."""
     state_path = run(on(server, tmp_path / "r")).checkpoints()[-1].state_path
+    caution = "it may have loaded the optimiser with the weights"
+    assert caution not in capsys.readouterr().out
     run(on(server, tmp_path / "s", load_checkpoint_path=state_path))
     loaded = server.asked("load_weights")[-1]
     assert (loaded["path"], loaded["optimizer"]) == (state_path, False)
+    assert capsys.readouterr().out.count(caution) == 1
 
 
 @pytest.mark.parametrize(
@@ -361,6 +365,8 @@ class Unread(WordsBuilder):
     [
         (None, "backend=tinker needs a key: set TINKER_API_KEY (a server of your own takes any that begins with tml-), "
          "or run tinker auth login, or train here with backend=local"),
+        ("tml-a\nkey", "TINKER_API_KEY holds a line break, or a character that is in no key: copy the key alone"),
+        ("tml-a…", "TINKER_API_KEY holds a line break, or a character that is in no key: copy the key alone"),
         ("sk-0123456789abcdef", "TINKER_API_KEY does not begin with tml-: copy the whole key from the console"),
     ],
 )  # fmt: skip
@@ -483,7 +489,8 @@ def test_what_fails_later_names_the_checkpoint_and_the_command(server, tmp_path,
 
 
 def test_rejected_data_is_named(server, tmp_path):
-    """The batch is rejected, then each of its examples is asked for alone: the second one is rejected again."""
+    """The batch is rejected, then each of its examples is asked for alone: the second one is rejected again. One that
+    was alone is what was rejected."""
     some = np.frombuffer(b"some", np.uint8).astype(np.int32).tobytes()
     refused = (400, {"detail": "token 111 is not in the vocabulary"})
     server.fail("forward_backward", refused, when=lambda asked: some in asked)
@@ -492,18 +499,20 @@ def test_rejected_data_is_named(server, tmp_path):
         model_name="unigram", lora_rank=32, seed=0, numerics={}, run_path=tmp_path
     )  # fmt: skip
     refused_one = dataclasses.replace(byte_datum("some words"), example_id="q7", where="data.jsonl:12")
-    data = [byte_datum("a b"), refused_one, byte_datum("c")]
 
-    async def ask() -> None:
-        await client.forward_backward(data, "cross_entropy").result_async()
+    async def ask(*data: tinker.Datum) -> str:
+        with pytest.raises(ServiceError) as raised:
+            await client.forward_backward(list(data), "cross_entropy").result_async()
+        return str(raised.value).removeprefix(f"{server.url}: ")
 
-    with pytest.raises(ServiceError) as raised:
-        asyncio.run(ask())
-    backend.close(client)
-    assert str(raised.value) == (
-        f"{server.url}: forward_backward of 3 examples: example 2 of 3 (q7, data.jsonl:12, 10 tokens) was rejected: "
-        "token 111 is not in the vocabulary: leave it out, or lower max_length"
+    said = (
+        "(q7, data.jsonl:12, 10 tokens) was rejected: token 111 is not in the vocabulary: leave it out, or lower "
+        "max_length"
     )
+    of_three, alone = asyncio.run(ask(byte_datum("a b"), refused_one, byte_datum("c"))), asyncio.run(ask(refused_one))
+    backend.close(client)
+    assert of_three == f"forward_backward of 3 examples: example 2 of 3 {said}"
+    assert alone == f"forward_backward of 1 examples: example 1 of 1 {said}"
 
 
 def test_where_all_examples_are_rejected_it_is_not_the_data(server, tmp_path):

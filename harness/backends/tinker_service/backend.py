@@ -30,6 +30,7 @@ _CLOSE_SECONDS = 5.0
 _CLOSE_SECONDS_AFTER_AN_ERROR = 1.0
 _SCHEME = "tinker://"
 _OF_A_STATE = "/weights/"  # in its path; how a server names weights to sample with differs
+_MAY_KEEP_OPTIMIZER = "it may have loaded the optimiser with the weights, where a fresh one was asked for (SkyRL does)"
 _PLACE: dict[str, Any] = {"place": True}  # does not change the numbers
 
 
@@ -159,6 +160,7 @@ class TinkerBackend(Backend):
             ttl_seconds=self.ttl_seconds,
             limit=self.timeout_seconds,
             describe=describe,
+            caution=None if weights_path is None or self._server.is_hosted_service else _MAY_KEEP_OPTIMIZER,
         )
 
     def create_sampling_client(

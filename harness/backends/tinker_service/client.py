@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import tinker
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 _COPY_TTL_SECONDS = 3600  # the least that the service takes
 
@@ -94,10 +95,10 @@ class Examples:
 
     async def find_rejected(self) -> str | None:
         """The first one that is rejected, and why, in words: each is asked for alone. None where it is none of them, or
-        all: then it is not the data."""
+        all of several: then it is not the data."""
         answers = [self._client.forward([datum], "cross_entropy") for datum in self._data]
         reasons = [await self._reason(answer) for answer in answers]
-        if all(reasons) or not any(reasons):
+        if not any(reasons) or (all(reasons) and len(reasons) > 1):
             return None
         number, reason = next((number, reason) for number, reason in enumerate(reasons, start=1) if reason)
         datum = self._data[number - 1]
@@ -131,12 +132,14 @@ class ServiceTrainingClient:
         ttl_seconds: int,
         limit: float | None,
         describe: Callable[[], Mapping[str, str]],
+        caution: str | None = None,
     ):
         """
         Args:
             ttl_seconds: After which what is saved is deleted by the service; 0: never.
             limit: Seconds that an answer is waited for; None: for ever.
             describe: Metadata for what is saved now.
+            caution: What is said when the model is first trained.
         """
         self.service = service
         self._client = client
@@ -144,6 +147,7 @@ class ServiceTrainingClient:
         self._ttl_seconds = ttl_seconds or None
         self._limit = limit
         self._describe = describe
+        self._caution = caution
 
     def forward(self, data: list[tinker.Datum], loss_fn: Any) -> ServiceFuture[tinker.ForwardBackwardOutput]:
         return self._on_data("forward", self._client.forward(data, loss_fn), data)
@@ -152,6 +156,9 @@ class ServiceTrainingClient:
         return self._on_data("forward_backward", self._client.forward_backward(data, loss_fn), data)
 
     def optim_step(self, adam_params: tinker.AdamParams) -> ServiceFuture[Any]:
+        if self._caution:
+            logger.warning("%s: %s", self._server.address, self._caution)
+            self._caution = None
         return self._future(self._client.optim_step(adam_params), "optim_step")
 
     def save_state(self, name: str) -> ServiceFuture[Saved]:

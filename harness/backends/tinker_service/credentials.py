@@ -27,5 +27,7 @@ def check() -> None:
             "tinker auth login, or train here with backend=local"
         )
     key = os.environ.get(_KEY, "")
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"{_KEY} holds a line break, or a character that is in no key: copy the key alone")
     if key and not key.startswith(_FORMS) and not os.environ.get(_COMMAND):
         raise ConfigError(f"{_KEY} does not begin with tml-: copy the whole key from the console")
