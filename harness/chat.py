@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from harness import cli
 from harness.backends.base import temperature_fault
 from harness.config_io import from_json
-from harness.derive import find_checkpoint
+from harness.derive import backend_of, find_checkpoint
 from harness.exceptions import CheckpointDamagedError, ConfigError, ServiceError
 from harness.run_dir import CheckpointRecord, RunDir
 
@@ -70,13 +70,16 @@ class Conversation:
 
 
 @contextlib.contextmanager
-def conversation(run: RunDir, at: str, *, temperature: float, max_tokens: int, seed: int) -> Iterator[Conversation]:
+def conversation(
+    run: RunDir, at: str, *, temperature: float, max_tokens: int, seed: int, base_url: str | None = None
+) -> Iterator[Conversation]:
     """A conversation with a checkpoint, while the context lasts. Nothing is written: the run may be trained meanwhile.
 
     Of the run's config only what answers is made again: its model, its backend, how it renders.
 
     Args:
         at: See :func:`harness.derive.find_checkpoint`.
+        base_url: See :func:`harness.derive.at_address`.
 
     Raises:
         HarnessError: for a run whose builder does not say how it renders, a checkpoint that is not there, or a
@@ -93,7 +96,7 @@ def conversation(run: RunDir, at: str, *, temperature: float, max_tokens: int, s
     if common_config is None:
         raise ConfigError(f"{run}: its dataset_builder has no common_config that says how a conversation is rendered")
     renderer = from_json(common_config).renderer
-    backend = from_json(config["backend"])
+    backend = backend_of(run, base_url)
     params = tinker.SamplingParams(
         max_tokens=max_tokens, temperature=temperature, seed=seed, stop=renderer.get_stop_sequences()
     )

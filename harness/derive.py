@@ -77,8 +77,11 @@ def find_checkpoint(run: RunDir, at: str) -> CheckpointRecord:
     raise ConfigError(f"{run}: no checkpoint at {at}{why}: there is {there} (or say best or last)")
 
 
-def backend_of(run: RunDir) -> Backend:
+def backend_of(run: RunDir, base_url: str | None = None) -> Backend:
     """The backend that ``run`` was trained with, made again.
+
+    Args:
+        base_url: See :func:`at_address`.
 
     Raises:
         RunDirError: where its config.json names none.
@@ -88,7 +91,20 @@ def backend_of(run: RunDir) -> Backend:
     backend = from_json(run.config().get("config", {}).get("backend"))
     if not isinstance(backend, Backend):
         raise RunDirError(f"{run}: its config.json names no backend: restore it")
-    return backend
+    return at_address(backend, base_url)
+
+
+def at_address(backend: Backend, base_url: str | None) -> Backend:
+    """``backend`` where its server is now; None: where it was.
+
+    Raises:
+        ConfigError: where it has none.
+    """
+    if base_url is None:
+        return backend
+    if "base_url" not in chz.chz_fields(backend):
+        raise ConfigError(f"--base-url {base_url} is not for backend={backend.name}: leave it out")
+    return chz.replace(backend, base_url=base_url)
 
 
 def make_fork(run: RunDir, at: str, overrides: Sequence[str], *, weights_only: bool) -> Config:

@@ -11,11 +11,12 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any
 
+import chz
 from rich.console import Console
 
 from harness import __version__, cli, metric_keys, run_dir
 from harness.config_io import from_json, redact
-from harness.derive import find_checkpoint
+from harness.derive import at_address, find_checkpoint
 from harness.exceptions import BackendError, ConfigError, DataError, HarnessError, RunDirError
 from harness.run_dir import CheckpointRecord, Row, RunDir
 from harness.supervised.data import FromConversationFileBuilder
@@ -111,13 +112,14 @@ class Evaluated:
     is_new: bool
 
 
-def evaluate(run: RunDir, at: str, test_set: NewTestSet, console: Console) -> Evaluated:
+def evaluate(run: RunDir, at: str, test_set: NewTestSet, console: Console, *, base_url: str | None = None) -> Evaluated:
     """Score a checkpoint of ``run`` on ``test_set``, and keep the result in the run directory and in MLflow. One that
     is kept already is not computed again.
 
     Args:
         at: See :func:`harness.derive.find_checkpoint`.
         console: Takes warnings, and what the data holds.
+        base_url: See :func:`harness.derive.at_address`.
 
     Raises:
         HarnessError: for a run that is being trained, one whose config cannot be made again, a checkpoint that is not
@@ -129,6 +131,7 @@ def evaluate(run: RunDir, at: str, test_set: NewTestSet, console: Console) -> Ev
     with run.lock(), logging_to(run / run_dir.LOG, console):
         cli.import_from_here()
         config = with_own_builder(from_json(document["config"]))
+        config = chz.replace(config, backend=at_address(config.backend, base_url))
         config.backend.check(config.model_name)
         checkpoint = find_checkpoint(run, at)
         evaluator = test_set.evaluator(config, console)

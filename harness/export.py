@@ -48,13 +48,14 @@ class Exported:
     notes: Sequence[str]
 
 
-def export(run: RunDir, at: str, out: Path, *, merged: bool) -> Exported:
+def export(run: RunDir, at: str, out: Path, *, merged: bool, base_url: str | None = None) -> Exported:
     """Write a checkpoint of ``run`` to the folder ``out``, which is made; with tokenizer and model card.
 
     Args:
         at: See :func:`harness.derive.find_checkpoint`.
         merged: Full weights, in the dtype in which the run's evaluations computed, or the base model's own where a
             service computed; else the adapter as it was saved.
+        base_url: See :func:`harness.derive.at_address`.
 
     Raises:
         ConfigError: where ``out`` holds something, there is no such checkpoint, or the base model is not there.
@@ -63,7 +64,7 @@ def export(run: RunDir, at: str, out: Path, *, merged: bool) -> Exported:
     """
     document = run.config()
     record = find_checkpoint(run, at)
-    backend = backend_of(run)
+    backend = backend_of(run, base_url)
     out = Path(os.path.realpath(out.expanduser()))  # a link stays, and what it leads to is made
     _check_free(out)
     model_name, dtype = document["config"]["model_name"], None

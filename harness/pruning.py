@@ -99,18 +99,19 @@ class Plan:
         return [head, *(f"  {removal}" for removal in self.removals), *(f"  {line}" for line in self.refused)]
 
 
-def plan(run: RunDir, keep: Keep, forks: Sequence[RunDir] = ()) -> Plan:
+def plan(run: RunDir, keep: Keep, forks: Sequence[RunDir] = (), *, base_url: str | None = None) -> Plan:
     """What of ``run`` goes. Nobody may be training it; a service is not asked.
 
     Args:
         forks: Runs that may have begun at a state of ``run`` with a service, and have no copy of their own.
+        base_url: See :func:`harness.derive.at_address`.
 
     Raises:
         RunDirError: where its files cannot be read.
         ConfigError: where its backend cannot be made again.
         BackendError: for a checkpoint that a later version of the harness wrote.
     """
-    backend = backend_of(run)
+    backend = backend_of(run, base_url)
     records = run.checkpoints()
     usable = [record for record in records if record.is_usable]
     nlls = run.test_nlls()

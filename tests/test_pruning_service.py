@@ -11,6 +11,7 @@ from harness.run_dir import RunDir
 from tests.backends.test_tinker_service import environment as environment
 from tests.backends.test_tinker_service import on
 from tests.backends.test_tinker_service import server as server
+from tests.scripted_server import scripted_server
 from tests.supervised.runs import run as trained
 
 
@@ -95,3 +96,20 @@ def test_a_state_that_a_fork_goes_on_from_stays(server, run):
     assert trained(forked).state() == "FINISHED"
     prune("runs/f", "--keep", "final", "--yes")
     assert "weights/000003" not in deleted(server)
+
+
+def test_a_server_that_moved_is_asked_where_it_is_now(server, run):
+    with scripted_server() as moved:
+        allow(moved, "weights/000002", "weights/000003", "weights/000004")
+        done = prune("runs", "--keep", "best", "--yes", "--base-url", moved.url)
+        assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "removed 3, 0 B")
+        assert len(deleted(moved)) == 3
+    assert not deleted(server)
+
+
+def test_an_evaluation_asks_where_it_is_now(server, run):
+    """Nobody is there."""
+    arguments = ["runs/a", "--data", "some.jsonl", "--name", "some", "--base-url", "http://127.0.0.1:9"]
+    done = CliRunner().invoke(main, ["eval", *arguments])
+    assert done.exit_code == 2
+    assert "http://127.0.0.1:9: cannot be reached" in done.stderr

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import click
 
+from harness import commands
+
 
 @click.command()
 @click.argument("run", metavar="RUN")
@@ -20,7 +22,8 @@ import click
     "--max-tokens", default=256, show_default=True, type=click.IntRange(min=1), help="Most tokens of an answer."
 )
 @click.option("--seed", default=0, show_default=True, help="Another one gives other answers.")
-def command(run: str, at: str, temperature: float, max_tokens: int, seed: int) -> None:
+@commands.base_url
+def command(run: str, at: str, temperature: float, max_tokens: int, seed: int, base_url: str | None) -> None:
     """Talk with a checkpoint of RUN.
 
     A line is what you say; Ctrl-D ends the conversation. Lines may come from a pipe: the answers alone go to stdout.
@@ -31,7 +34,9 @@ def command(run: str, at: str, temperature: float, max_tokens: int, seed: int) -
     from harness.run_dir import RunDir
 
     run_dir = RunDir(run)
-    with conversation(run_dir, at, temperature=temperature, max_tokens=max_tokens, seed=seed) as talk:
+    with conversation(
+        run_dir, at, temperature=temperature, max_tokens=max_tokens, seed=seed, base_url=base_url
+    ) as talk:
         click.echo(f"{run_dir}, checkpoint {talk.checkpoint}; Ctrl-D ends", err=True)
         for line in _lines():
             try:

@@ -2,14 +2,17 @@
 
 import click
 
+from harness import commands
+
 
 @click.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True)
 @click.option("--at", default="last", show_default=True, metavar="last|best|STEP", help="Which checkpoint of each run.")
 @click.option("--data", required=True, metavar="FILE", help="JSONL file of conversations.")
 @click.option("--name", required=True, help="What the test set is called: compare takes it as --on NAME.")
+@commands.base_url
 @click.pass_context
-def command(ctx: click.Context, runs: tuple[str, ...], at: str, data: str, name: str) -> None:
+def command(ctx: click.Context, runs: tuple[str, ...], at: str, data: str, name: str, base_url: str | None) -> None:
     """Score checkpoints of RUN... on a new test set.
 
     RUN is a run directory or a folder of them. Results are kept in each run directory and its MLflow run; what is there
@@ -28,7 +31,7 @@ def command(ctx: click.Context, runs: tuple[str, ...], at: str, data: str, name:
     failures: dict[str, list[str]] = {}  # the runs by what was wrong: a bad file fails every run alike
     for run in find_runs(runs):
         try:
-            found = evaluate(run, at, test_set, console)
+            found = evaluate(run, at, test_set, console, base_url=base_url)
         except HarnessError as error:  # the others may well succeed
             failures.setdefault(str(error).removeprefix(f"{run}: "), []).append(str(run))
             continue

@@ -4,13 +4,16 @@ from pathlib import Path
 
 import click
 
+from harness import commands
+
 
 @click.command()
 @click.argument("run", metavar="RUN")
 @click.option("--at", default="last", show_default=True, metavar="last|best|STEP", help="Which checkpoint.")
 @click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="A folder that is made.")
 @click.option("--merge", is_flag=True, help="Full weights, the LoRA merged in; else the LoRA alone, for PEFT.")
-def command(run: str, at: str, out: Path, merge: bool) -> None:
+@commands.base_url
+def command(run: str, at: str, out: Path, merge: bool, base_url: str | None) -> None:
     """Write a checkpoint of RUN as a folder for transformers or PEFT.
 
     It holds the weights, the tokenizer with its chat template, and a model card. best is the checkpoint with the lowest
@@ -21,7 +24,7 @@ def command(run: str, at: str, out: Path, merge: bool) -> None:
     from harness.run_dir import RunDir
 
     source = RunDir(run)
-    found = export(source, at, out, merged=merge)
+    found = export(source, at, out, merged=merge, base_url=base_url)
     what = f"full weights in {found.dtype}" if merge else f"an adapter for {click.format_filename(found.base)}"
     made, trained = click.format_filename(out), click.format_filename(str(source))
     click.echo(f"{made}: {trained} at step {found.step} as {what}, {in_words(found.size)}")

@@ -4,6 +4,8 @@ import contextlib
 
 import click
 
+from harness import commands
+
 
 @click.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True)
@@ -16,7 +18,8 @@ import click
     "or a number (as many of the newest).",
 )
 @click.option("--yes", is_flag=True, help="Remove what is listed.")
-def command(runs: tuple[str, ...], text: str, yes: bool) -> None:
+@commands.base_url
+def command(runs: tuple[str, ...], text: str, yes: bool, base_url: str | None) -> None:
     """List the checkpoints of RUN... that would go; with --yes, remove them, here or with the service, and in MLflow.
 
     RUN is a run directory or a folder of them. A run that is being trained is left alone, and one that is not finished
@@ -40,7 +43,7 @@ def command(runs: tuple[str, ...], text: str, yes: bool) -> None:
                 click.echo(f"{run}: being trained: left as it is")
                 continue
             with run.lock() if yes else contextlib.nullcontext():
-                found = plan(run, keep, forks=found_runs)
+                found = plan(run, keep, forks=found_runs, base_url=base_url)
                 click.echo("\n".join(found.lines()))
                 kept_there = carry_out(found) if yes else {}
                 num_kept += len(kept_there)

@@ -106,6 +106,7 @@ def test_a_run_that_is_being_trained_may_be_talked_with(trained):
         (["run", "--at", "best"], "error: run: no checkpoint at best: there is 4, "),
         (["damaged"], "damaged/checkpoints/000040/adapter_model.safetensors: not what was saved: take another"),
         (["words"], "error: words: its dataset_builder has no common_config that says how a conversation is rendered"),
+        (["run", "--base-url", "http://h:1"], "error: --base-url http://h:1 is not for backend=local: leave it out"),
         (["run", "--max-tokens", "0"], "Error: Invalid value for '--max-tokens': 0 is not in the range x>=1."),
         (["run", "--temperature", "-1"], "Error: Invalid value for '--temperature': -1.0 is not in the range x>=0."),
     ],
