@@ -403,6 +403,32 @@ def test_a_server_that_does_not_know_the_question_of_its_health_is_used(server, 
     assert run(on(server, tmp_path / "r")).state() == "FINISHED"
 
 
+def test_what_is_no_tinker_server_is_known_at_once(server, tmp_path):
+    for route in ("healthz", "get_server_capabilities"):
+        server.fail(route, (404, "<html>File not found</html>"))
+    with pytest.raises(ConfigError) as raised:
+        run(on(server, tmp_path / "r"))
+    assert str(raised.value) == f"base_url={server.url}: what answers there is no Tinker server (404): mend it"
+
+
+@pytest.mark.parametrize("stored", ["not json", "[]"])
+def test_stored_credentials_that_cannot_be_read(server, tmp_path, monkeypatch, stored):
+    monkeypatch.delenv("TINKER_API_KEY")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".tinker").mkdir()
+    (tmp_path / ".tinker/credentials.json").write_text(stored)
+    with pytest.raises(ConfigError) as raised:
+        run(on(server, tmp_path / "r", dataset_builder=Unread()))
+    assert str(raised.value) == (
+        "~/.tinker/credentials.json: cannot be read: run tinker auth login again, or set TINKER_API_KEY"
+    )
+
+
+def test_a_server_of_ones_own_may_not_clip_gradients(server, tmp_path, capsys):
+    run(on(server, tmp_path / "r", grad_clip_norm=1.0))
+    assert capsys.readouterr().out.count("it does not say whether it heeds grad_clip_norm") == 1
+
+
 START = "making a model of unigram with lora_rank=32"
 FIRST_CALLS = [
     ("client/config", (401, {"detail": "no such key"}), "its models: the key was refused (401: no such key): set "
@@ -512,7 +538,7 @@ def test_rejected_data_is_named(server, tmp_path):
     of_three, alone = asyncio.run(ask(byte_datum("a b"), refused_one, byte_datum("c"))), asyncio.run(ask(refused_one))
     backend.close(client)
     assert of_three == f"forward_backward of 3 examples: example 2 of 3 {said}"
-    assert alone == f"forward_backward of 1 examples: example 1 of 1 {said}"
+    assert alone == f"forward_backward of 1 example: example 1 of 1 {said}"
 
 
 def test_where_all_examples_are_rejected_it_is_not_the_data(server, tmp_path):

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import tinker
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
 
 _COPY_TTL_SECONDS = 3600  # the least that the service takes
 
@@ -156,9 +155,9 @@ class ServiceTrainingClient:
         return self._on_data("forward_backward", self._client.forward_backward(data, loss_fn), data)
 
     def optim_step(self, adam_params: tinker.AdamParams) -> ServiceFuture[Any]:
-        if self._caution:
-            logger.warning("%s: %s", self._server.address, self._caution)
-            self._caution = None
+        self._server.tell_once("caution", self._caution)
+        if adam_params.grad_clip_norm > 0 and not self._server.is_hosted_service:
+            self._server.tell_once("clipping", "it does not say whether it heeds grad_clip_norm (SkyRL does not)")
         return self._future(self._client.optim_step(adam_params), "optim_step")
 
     def save_state(self, name: str) -> ServiceFuture[Saved]:
@@ -208,7 +207,7 @@ class ServiceTrainingClient:
         self, request: str, future: tinker.APIFuture[Any], data: list[tinker.Datum]
     ) -> ServiceFuture[tinker.ForwardBackwardOutput]:
         examples = Examples(self._client, data, self._limit)
-        doing = f"{request} of {len(data)} examples"
+        doing = f"{request} of {len(data)} example{'s' * (len(data) != 1)}"
         return ServiceFuture(future.future(), doing, self._server.address, self._limit, examples)
 
     def _saved(self, future: tinker.APIFuture[Any], doing: str) -> ServiceFuture[Saved]:

@@ -1,5 +1,6 @@
 """Whether there is a key for the service, and whether it looks like one. The key itself is never kept or shown."""
 
+import json
 import os
 from pathlib import Path
 
@@ -27,7 +28,18 @@ def check() -> None:
             "tinker auth login, or train here with backend=local"
         )
     key = os.environ.get(_KEY, "")
+    if not key and not os.environ.get(_COMMAND):
+        _check_stored(Path(_STORED).expanduser())
     if not (key.isascii() and key.isprintable()):
         raise ConfigError(f"{_KEY} holds a line break, or a character that is in no key: copy the key alone")
     if key and not key.startswith(_FORMS) and not os.environ.get(_COMMAND):
         raise ConfigError(f"{_KEY} does not begin with tml-: copy the whole key from the console")
+
+
+def _check_stored(file: Path) -> None:
+    try:
+        readable = isinstance(json.loads(file.read_bytes()), dict)
+    except (OSError, ValueError):
+        readable = False
+    if not readable:
+        raise ConfigError(f"{_STORED}: cannot be read: run tinker auth login again, or set {_KEY}")

@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 
 _PROBE_SECONDS = 5.0
 _MOST_SECONDS = 60.0  # for an answer, where the user sets no limit: nothing here has to wait for other work
-_HEALTH = "/api/v1/healthz"
+_HEALTH, _CAPABILITIES = "/api/v1/healthz", "/api/v1/get_server_capabilities"
+_UNKNOWN = (404, 405, 501)
 
 
 class Server:
@@ -53,16 +54,18 @@ class Server:
     def check_reachable(self) -> None:
         """Raise where nobody listens, within seconds: the SDK would try for five minutes.
 
-        A server that does not know the question is taken for one that works; one that is slow is asked another.
+        A server that does not know the question, or is slow, is asked another.
 
         Raises:
             ServiceError: where it cannot be reached, is not ready, or does not answer.
-            ConfigError: where its URL is none.
+            ConfigError: where its URL is none, or that of something else.
         """
         import httpx
 
         try:
             status = httpx.get(self._url + _HEALTH, timeout=_PROBE_SECONDS).status_code
+            if status in _UNKNOWN:
+                status = httpx.get(self._url + _CAPABILITIES, timeout=_PROBE_SECONDS).status_code
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise ConfigError(f"base_url={self.address}: not a URL ({error}): give http(s)://HOST[:PORT]") from None
         except (httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout):
@@ -72,6 +75,8 @@ class Server:
             raise ServiceError(
                 f"{self.address}: cannot be reached ({failures.said(error)}): start the server, or mend base_url"
             ) from error
+        if status in _UNKNOWN:
+            raise ConfigError(f"base_url={self.address}: what answers there is no Tinker server ({status}): mend it")
         if status >= 500:
             raise ServiceError(f"{self.address}: not ready ({status}): try again later")
 
@@ -178,10 +183,10 @@ class Server:
             for removal in self._removals:  # the worker takes one after another
                 await waiting.answer(removal, self._limit)
             for expiry in kept:
-                self._tell_once("expiry", await waiting.answer(expiry, self._limit))
+                self.tell_once("expiry", await waiting.answer(expiry, self._limit))
         except TimeoutError:
             words = "no answer: checkpoints that are not kept may stay there, and those that are may expire"
-            self._tell_once("settling", words)
+            self.tell_once("settling", words)
         self._removals.clear()
         self._tell_of_removals()
 
@@ -219,9 +224,10 @@ class Server:
 
     def _tell_of_removals(self) -> None:
         if self._not_removed:
-            self._tell_once("removal", f"{self._not_removed}: those that are not kept stay there")
+            self.tell_once("removal", f"{self._not_removed}: those that are not kept stay there")
 
-    def _tell_once(self, topic: str, words: str | None) -> None:
+    def tell_once(self, topic: str, words: str | None) -> None:
+        """Warn of ``words``, unless something was said on ``topic`` before."""
         if words and topic not in self._told:
             self._told.add(topic)
             logger.warning("%s: %s", self.address, words)
