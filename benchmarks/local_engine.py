@@ -5,7 +5,8 @@
 
 Every peer trains the same batches, masks and LoRA in turn, each in a process of its own, round after round; the first
 update is not timed. TRL at its best: the weights' dtype is ours, no gradient checkpointing, conversations grouped by
-length. TRL as it comes: its defaults, conversations in random order. TRL is no dependency of the harness:
+length. TRL as it comes: its defaults, conversations in random order. The floor: the matrix products alone that the
+engine's updates need, computed from the rate that one of them has here and now. TRL is no dependency of the harness:
 
     pip install --no-deps --target .trl trl==1.16.0
 """
@@ -13,6 +14,7 @@ length. TRL as it comes: its defaults, conversations in random order. TRL is no 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import json
 import os
 import random
@@ -36,6 +38,7 @@ PEERS = {
     "trl_best": "grouped",
     "engine_random": "random",
     "trl_default": "random",
+    "floor": "grouped",
 }
 Batch = list[dict[str, list[Any]]]  # of each conversation: tokens, and for each whether it carries loss
 
@@ -76,7 +79,8 @@ def compare(arguments: argparse.Namespace, dtype: str) -> None:
                 sys.exit(f"{name}: {(done.stderr.strip().splitlines() or ['nothing said'])[-1]}")
             results[name].append(json.loads(done.stdout.strip().splitlines()[-1]))
     print(f"{MODEL}, {dtype}, rank {LORA_RANK}, batches of {BATCH_SIZE}, max_length {MAX_LENGTH}")
-    for name, runs in results.items():
+    for name in (name for name in peers if name != "floor"):
+        runs = results[name]
         keys = "rate", "processor_rate", "peak_mb", "first_step"
         rate, of_processor, peak, start = (statistics.median(run[key] for run in runs) for key in keys)
         losses = " ".join(f"{loss:.4f}" for loss in runs[0]["losses"])
@@ -94,12 +98,14 @@ def compare(arguments: argparse.Namespace, dtype: str) -> None:
                 f"  {ours} / {theirs}: {faster:.2f} x the tokens a second, {leaner:.2f} x those of a processor second, "
                 f"{smaller:.2f} x the memory"
             )
-    if "engine" in peers:
-        limit = floor(dtype, batches("grouped"))
-        of_limit = statistics.median(run["processor_rate"] for run in results["engine"]) / limit["rate"]
+    if {"engine", "floor"} <= set(peers):
+        of_limit = statistics.median(
+            a["processor_rate"] / b["rate"] for a, b in zip(results["engine"], results["floor"], strict=True)
+        )
+        gflops, rate = (statistics.median(run[key] for run in results["floor"]) for key in ("gflops", "rate"))
         print(
-            f"  matrix products alone, at the {limit['gflops']:,.0f} GFLOP a processor second measured here, would "
-            f"allow {limit['rate']:,.0f} tokens a processor second; the engine is at {of_limit:.0%}"
+            f"  matrix products alone, at the {gflops:,.0f} GFLOP a processor second measured here, would allow "
+            f"{rate:,.0f} tokens a processor second; the engine is at {of_limit:.0%}"
         )
 
 
@@ -258,15 +264,12 @@ def _trl(dtype: str | None, data: list[Batch], **settings: Any) -> dict[str, Any
     return summary(data, ends, losses, started)
 
 
-WORKERS = {"engine": engine, "engine_random": engine, "trl_best": trl_best, "trl_default": trl_default}
-
-
 # ---- the machine's limit
 
 
 def floor(dtype: str, data: list[Batch]) -> dict[str, float]:
     """Tokens a processor second if the matrix products that an update cannot do without ran at the rate of the largest
-    of them, and nothing else took any time."""
+    of them, on threads side by side with each layer's weights in turn, and nothing else took any time."""
     import torch
     from transformers import AutoConfig
 
@@ -284,14 +287,33 @@ def floor(dtype: str, data: list[Batch]) -> dict[str, float]:
     flops = config.num_hidden_layers * (sum(tokens) * (linear + lora) + attention)
     flops += 4 * num_loss_tokens * hidden * config.vocab_size
     width = 2048
-    x, weight = (torch.randn(n, hidden).to(getattr(torch, dtype)) for n in (width, inner))
-    seconds = []
-    for _ in range(30):
-        start = time.process_time()
-        torch.nn.functional.linear(x, weight)
-        seconds.append(time.process_time() - start)
-    rate = 2 * width * hidden * inner / statistics.median(seconds[10:])
+    num_threads = torch.get_num_threads()
+    weights = torch.randn(config.num_hidden_layers, inner, hidden).to(getattr(torch, dtype))
+
+    def seconds() -> float:
+        torch.set_num_threads(1)
+        x = torch.randn(width, hidden).to(weights.dtype)
+        measured = []
+        for _ in range(10):
+            start = time.thread_time()
+            for weight in weights:
+                torch.nn.functional.linear(x, weight)
+            measured.append(time.thread_time() - start)
+        return statistics.median(measured) / len(weights)
+
+    with concurrent.futures.ThreadPoolExecutor(num_threads) as executor:
+        each = [executor.submit(seconds) for _ in range(num_threads)]
+    rate = 2 * width * hidden * inner / statistics.mean(one.result() for one in each)
     return {"gflops": rate / 1e9, "rate": sum(tokens) / (flops / rate)}
+
+
+WORKERS = {
+    "engine": engine,
+    "engine_random": engine,
+    "trl_best": trl_best,
+    "trl_default": trl_default,
+    "floor": floor,
+}
 
 
 if __name__ == "__main__":

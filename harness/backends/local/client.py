@@ -124,6 +124,7 @@ class LocalTrainingClient:
         self._engine.closing.set()  # last: what waits is dropped by then, and does not fail for what ends here
         for thread in (self._worker, self._writer):
             thread.shutdown()
+        self._engine.close()
 
     def _submit(self, request: str, run: Callable[[], T]) -> LocalFuture[T]:
         return LocalFuture(self._enqueue(request, run))

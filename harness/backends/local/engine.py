@@ -21,9 +21,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from harness.backends.local import checkpoint, torch_setup
 from harness.backends.local.head import Head
 from harness.backends.local.layout import decode, goes_end_to_end
-from harness.backends.local.microbatch import Sequence, plan, read_datum
+from harness.backends.local.microbatch import Sequence, plan, read_datum, share
 from harness.backends.local.model import Layers, load_lora_model
 from harness.backends.local.sampler import Sampler
+from harness.backends.local.workers import Workers, is_changed_by
 from harness.exceptions import BackendError, CheckpointDamagedError
 
 _RECOMPUTED = functools.partial(recomputed, use_reentrant=False, preserve_rng_state=False)
@@ -67,10 +68,13 @@ class Engine:
         base: Any = self._model.get_base_model()
         self._decoder: torch.nn.Module = base.base_model
         self._head = Head(base)
+        self._of_decoder = [p for p in self._decoder.parameters() if p.requires_grad]
+        self._workers = Workers(1)
         self._end_to_end = goes_end_to_end(base, self._vocab_size)
         self._layers: list[Any] = [layer for layer in base.modules() if isinstance(layer, GradientCheckpointingLayer)]
         for layer in self._layers:
             layer._gradient_checkpointing_func = _RECOMPUTED
+            layer.gradient_checkpointing = False
         self.parameters = {
             name.replace(".default.", "."): parameter
             for name, parameter in self._model.named_parameters()
@@ -84,7 +88,9 @@ class Engine:
                 **{moment: torch.zeros_like(parameter) for moment in _MOMENTS},
             }
 
-        self._warm_up()
+        if not is_changed_by(self._warm_up, base) and self._device.type == "cpu":
+            self._workers = Workers(numerics["num_threads"])
+            self._warm_up()
 
     def _warm_up(self) -> None:
         """Compute once, forward and backward, and throw it away.
@@ -118,9 +124,8 @@ class Engine:
                 raise concurrent.futures.CancelledError
             with torch_setup.memory_for(*self._size(batch, seen, backward=backward), at=f"update {self.num_steps}: "):
                 chosen = self._micro_batch([seen[i] for i in batch], backward=backward)
-            for i in batch:
-                where = np.flatnonzero(sequences[i].weights)
-                logprobs[i][where], chosen = chosen[: len(where)], chosen[len(where) :]
+            for i, of_sequence in zip(batch, chosen, strict=True):
+                logprobs[i][np.flatnonzero(sequences[i].weights)] = of_sequence
         losses = [
             -float(row.astype(np.float64) @ sequence.weights) for row, sequence in zip(logprobs, sequences, strict=True)
         ]
@@ -132,19 +137,54 @@ class Engine:
             metrics={"loss:sum": sum(losses)},
         )
 
-    def _micro_batch(self, sequences: list[Sequence], *, backward: bool) -> np.ndarray:
-        """Log-probabilities of the weighted targets, sequence after sequence; with ``backward`` the gradient is added.
+    def _micro_batch(self, sequences: list[Sequence], *, backward: bool) -> list[np.ndarray]:
+        """Log-probabilities of each sequence's weighted targets; with ``backward`` the gradient is added.
 
         What the decoder's layers compute is kept for the backward pass, or made again in it where a sequence is longer
         than a micro-batch should be.
         """
+        parts = share([len(sequence) for sequence in sequences], self._workers.number)
         recompute = backward and len(sequences[0]) > self._micro_batch_tokens
-        with torch.set_grad_enabled(backward), self._recomputing(recompute):
+        with self._recomputing(recompute):
+            answers = self._workers.run(
+                [
+                    functools.partial(
+                        self._part, [sequences[i] for i in part], backward=backward, side_by_side=len(parts)
+                    )
+                    for part in parts
+                ]
+            )
+        logprobs: dict[int, np.ndarray] = {}
+        for part, (of_part, gradients) in zip(parts, answers, strict=True):  # in this order, whichever came first
+            logprobs |= zip(part, of_part, strict=True)
+            for parameter, gradient in gradients:
+                assert parameter.grad is not None
+                parameter.grad += gradient
+        return [logprobs[i] for i in range(len(sequences))]
+
+    def _part(
+        self, sequences: list[Sequence], *, backward: bool, side_by_side: int
+    ) -> tuple[list[np.ndarray], list[tuple[torch.Tensor, torch.Tensor]]]:
+        """Log-probabilities of each sequence's weighted targets; with ``backward`` each parameter with its gradient."""
+        with torch.set_grad_enabled(backward):
             batch, output = decode(self._decoder, sequences, end_to_end=self._end_to_end)
             hidden = output.last_hidden_state.flatten(0, 1).index_select(0, self._tensor(batch.places))
-            return self._head.logprobs(
-                hidden, output, self._tensor(batch.targets), self._tensor(batch.weights), backward=backward
+            logprobs, gradient, of_head = self._head.logprobs(
+                hidden,
+                output,
+                self._tensor(batch.targets),
+                self._tensor(batch.weights),
+                backward=backward,
+                side_by_side=side_by_side,
             )
+        gradients = []
+        if backward:
+            gradients += zip(self._head.parameters, of_head, strict=True)
+            if hidden.requires_grad:  # not where the head alone is trained
+                of_decoder = torch.autograd.grad(hidden, self._of_decoder, gradient, materialize_grads=True)
+                gradients += zip(self._of_decoder, of_decoder, strict=True)
+        ends = np.cumsum([np.count_nonzero(sequence.weights) for sequence in sequences])
+        return np.split(logprobs.cpu().numpy(), ends[:-1]), gradients
 
     def _size(self, batch: list[int], seen: list[Sequence], *, backward: bool) -> tuple[str, str]:
         """A micro-batch, and what to do where it takes too much memory."""
@@ -209,6 +249,10 @@ class Engine:
         return Sampler(
             self, self._model, seed=self._seed, max_length=self._max_length, batch_tokens=self._micro_batch_tokens
         )
+
+    def close(self) -> None:
+        """End the threads. To be called once nothing runs."""
+        self._workers.close()
 
     # ---- saving and loading
 

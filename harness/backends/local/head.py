@@ -3,35 +3,50 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
+import functools
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 
 from harness.backends.local.logprobs import token_logprobs
 
-_CHUNK_ELEMENTS = 1 << 24  # logits at once: 64 MB in float32, for each of the few temporaries
+_CHUNK_ELEMENTS = 1 << 23  # logits at once: 64 MB in float32, for each of the few temporaries
+_answer: contextvars.ContextVar[Any] = contextvars.ContextVar("answer", default=None)  # of the decoder, if it has one
 
 
 class Head:
-    """What a causal language model does after its decoder: the head with whatever scalings and soft-caps follow it."""
+    """What a causal language model does after its decoder: the head with whatever scalings and soft-caps follow it.
+
+    Attributes:
+        parameters: Those of it that are trained.
+    """
 
     def __init__(self, model: Any):
         """``model``: of transformers, with a head."""
         self._model = model
-        self._decoder: torch.nn.Module = model.base_model
+        of_decoder = set(model.base_model.parameters())
+        self.parameters = [p for p in model.parameters() if p.requires_grad and p not in of_decoder]
+        _let_answer(model.base_model)
 
     def logits(self, hidden: torch.Tensor, like: Any) -> torch.Tensor:
         """Of ``hidden``, ``(n, size)``; ``like`` is an output of the decoder. Returns ``(n, vocab)``."""
-        with _answering(self._decoder, type(like)(last_hidden_state=hidden[None])):
+        with _answering(type(like)(last_hidden_state=hidden[None])):
             return self._model(input_ids=torch.zeros((1, len(hidden)), dtype=torch.long), use_cache=False).logits[0]
 
     def logprobs(
-        self, hidden: torch.Tensor, like: Any, targets: torch.Tensor, weights: torch.Tensor, *, backward: bool
-    ) -> np.ndarray:
-        """Log-probabilities of ``targets``, float32; ``backward`` adds the gradient of ``-sum(logprobs * weights)``
-        to all that ``hidden`` and the head were made of.
+        self,
+        hidden: torch.Tensor,
+        like: Any,
+        targets: torch.Tensor,
+        weights: torch.Tensor,
+        *,
+        backward: bool,
+        side_by_side: int = 1,
+    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+        """Log-probabilities of ``targets``, float32; with ``backward`` also the gradients of
+        ``-sum(logprobs * weights)``.
 
         Logits and their gradient are in memory for one chunk alone.
 
@@ -39,9 +54,14 @@ class Head:
             hidden: ``(n, size)``.
             like: An output of the decoder.
             targets, weights: ``(n,)``.
+            side_by_side: How many threads do this at once: their chunks share the memory.
+
+        Returns:
+            ``(n,)``; the gradient with respect to ``hidden``, and those with respect to :attr:`parameters`.
         """
-        rows = max(1, _CHUNK_ELEMENTS // self._model.get_output_embeddings().weight.shape[0])
-        gradient = torch.empty_like(hidden) if backward else None
+        rows = max(1, _CHUNK_ELEMENTS // side_by_side // self._model.get_output_embeddings().weight.shape[0])
+        gradient = torch.empty_like(hidden)
+        of_parameters = [torch.zeros_like(parameter) for parameter in self.parameters]
         answers = []
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
@@ -49,20 +69,32 @@ class Head:
             logits = self.logits(leaf, like)
             answer, grad = token_logprobs(logits.detach(), targets[part], weights[part] if backward else None)
             answers.append(answer)
-            if gradient is not None:
-                logits.backward(grad)
-                assert leaf.grad is not None
-                gradient[part] = leaf.grad
-        if hidden.requires_grad:  # not where the head alone is trained
-            hidden.backward(gradient)
-        return torch.cat(answers).cpu().numpy()
+            if backward:
+                gradient[part], *grads = torch.autograd.grad(
+                    logits, [leaf, *self.parameters], grad, materialize_grads=True
+                )
+                for total, more in zip(of_parameters, grads, strict=True):
+                    total += more
+        return torch.cat(answers), gradient, of_parameters
+
+
+def _let_answer(decoder: torch.nn.Module) -> None:
+    """Make it return what :func:`_answering` says, on the thread that says so."""
+    own = decoder.forward
+
+    @functools.wraps(own)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        answer = _answer.get()
+        return own(*args, **kwargs) if answer is None else answer
+
+    decoder.forward = forward
 
 
 @contextlib.contextmanager
-def _answering(module: torch.nn.Module, output: Any) -> Iterator[None]:
-    """In here ``module`` answers with ``output`` whatever it is asked."""
-    module.forward = lambda *args, **kwargs: output
+def _answering(output: Any) -> Iterator[None]:
+    """In here decoders answer with ``output`` whatever they are asked."""
+    token = _answer.set(output)
     try:
         yield
     finally:
-        del module.forward
+        _answer.reset(token)

@@ -19,9 +19,9 @@ def token_logprobs(
     targets = targets[:, None]
     values = logits.float()
     chosen = values.gather(-1, targets)
-    largest, place = values.max(-1, keepdim=True)
     probabilities = values.softmax(-1)
-    log_normaliser = largest - probabilities.gather(-1, place).log_()  # exact: this one is at least 1 / vocab
+    largest = values.amax(-1, keepdim=True)
+    log_normaliser = largest - probabilities.amax(-1, keepdim=True).log_()  # of that one: at least 1 / vocab
     logprobs = (chosen - log_normaliser)[:, 0]
     if weights is None:
         return logprobs, None

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import tinker
 
 
+_UNEVEN = 1.25  # times the mean that the largest part may be: one thread then waits no longer than all would, shared
+
+
 @dataclasses.dataclass(frozen=True)
 class Sequence:
     """A datum as arrays of one length.
@@ -112,6 +115,25 @@ def plan(lengths: list[int], max_tokens: int, *, end_to_end: bool) -> list[list[
             batches.append([i])
             width = lengths[i]
     return batches
+
+
+def share(lengths: list[int], most_parts: int) -> list[list[int]]:
+    """Divide a micro-batch into parts of about as many tokens each, as whole sequences allow, for threads to take.
+
+    Args:
+        lengths: Of its sequences, longest first, as :func:`plan` has them.
+        most_parts: How many threads there are. There are fewer parts where even ones cannot be had.
+    """
+    for num_parts in range(min(most_parts, len(lengths)), 1, -1):
+        parts: list[list[int]] = [[] for _ in range(num_parts)]
+        sizes = [0] * num_parts
+        for i, length in enumerate(lengths):
+            smallest = sizes.index(min(sizes))
+            parts[smallest].append(i)
+            sizes[smallest] += length
+        if max(sizes) * num_parts <= _UNEVEN * sum(sizes):
+            return parts
+    return [list(range(len(lengths)))]
 
 
 def lay_out(sequences: list[Sequence], *, end_to_end: bool) -> MicroBatch:

@@ -35,7 +35,7 @@ def random_data(lengths: list[int], seed: int = 0) -> list[tinker.Datum]:
 
 def make_client(model: Path, run_path: Path, **changes: Any) -> LocalTrainingClient:
     """A client in float32 with rank 4; ``changes`` go to the backend's options or to ``create_training_client``."""
-    names = ("micro_batch_tokens", "lora_alpha", "dtype", "train_attn", "train_mlp", "train_unembed")
+    names = ("num_threads", "micro_batch_tokens", "lora_alpha", "dtype", "train_attn", "train_mlp", "train_unembed")
     options = {key: changes.pop(key) for key in names if key in changes}
     options = {
         "dtype": "float32",

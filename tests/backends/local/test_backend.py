@@ -100,7 +100,7 @@ def test_numerics_name_all_that_changes_the_numbers():
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "processor": machine()["processor"],
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "engine": 2,
+        "engine": 3,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "peft": peft.__version__,
@@ -142,7 +142,7 @@ def test_a_run_of_the_engine_before_this_one_goes_on_within_rounding(
     train(client, range(1))
     assert client.save_state("a").result().path == "checkpoints/a"
     client.close()
-    assert caplog.messages == ["engine is 2, the run was started on 1: last digits may differ"]
+    assert caplog.messages == ["engine is 3, the run was started on 1: last digits may differ"]
     assert client._engine._eval_tokens == 77
     assert LocalBackend().tolerance(recorded) == 1e-4
 

@@ -149,16 +149,23 @@ def test_gradients_equal_a_plain_reference_however_a_batch_is_cut(
     data = [*random_data(LENGTHS, seed=9), datum([5, 6, 7], [0.0, 0.0])]
     expected = reference(client, model, data)
     client.close()
-    for budget in (10_000, 100, 10):  # with 10, most are computed again in the backward pass
-        client = make_client(model, tmp_path, micro_batch_tokens=budget, state_path="checkpoints/warm")
+    cuts = [(10_000, 1), (100, 1), (10, 1), (10_000, 2), (10_000, 3), (100, 2)]  # with 10, most are computed again
+    for budget, num_threads in cuts:
+        client = make_client(
+            model, tmp_path, micro_batch_tokens=budget, num_threads=num_threads, state_path="checkpoints/warm"
+        )
+        assert client._engine._workers.number == (1 if family == "recurrent_gemma" else num_threads)
         rows = rows_of(client.forward_backward(data, "cross_entropy").result())
         assert_equal_to(expected, client, rows)
         client.close()
 
 
+@pytest.mark.parametrize("num_threads", [1, 2])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_one_sequence_says_changes_no_bit_of_another(family: str, model_of: Callable[[str], Path], tmp_path: Path):
-    client = make_client(model_of(family), tmp_path, micro_batch_tokens=10_000)
+def test_what_one_sequence_says_changes_no_bit_of_another(
+    family: str, num_threads: int, model_of: Callable[[str], Path], tmp_path: Path
+):
+    client = make_client(model_of(family), tmp_path, micro_batch_tokens=10_000, num_threads=num_threads)
     data, others = random_data(LENGTHS, seed=1), random_data(LENGTHS, seed=2)
     rows = rows_of(client.forward_backward(data, "cross_entropy").result())
     for changed in (1, 4):  # the longest, which comes first in its row, and one in the middle
@@ -171,10 +178,11 @@ def test_what_one_sequence_says_changes_no_bit_of_another(family: str, model_of:
     client.close()
 
 
+@pytest.mark.parametrize("num_threads", [1, 3])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_same_bits_again(family: str, model_of: Callable[[str], Path], tmp_path: Path):
+def test_the_same_bits_again(family: str, num_threads: int, model_of: Callable[[str], Path], tmp_path: Path):
     def trained() -> dict[str, np.ndarray]:
-        client = make_client(model_of(family), tmp_path)
+        client = make_client(model_of(family), tmp_path, num_threads=num_threads)
         train(client, range(2))
         client.optim_step(ADAM).result()
         client.close()
@@ -199,7 +207,7 @@ def test_the_layers_that_are_trained(
     options: dict[str, bool], layers: set[str], model_of: Callable[[str], Path], tmp_path: Path
 ):
     model = model_of("llama")  # its head is tied to the embeddings: they must not follow it
-    client = make_client(model, tmp_path, **options)
+    client = make_client(model, tmp_path, num_threads=2, **options)
     assert {name.split(".")[-3] for name in client._engine.parameters} == layers
     train(client, range(2))
     client.save_state("warm").result()
@@ -218,6 +226,28 @@ def test_a_model_without_such_layers_is_refused(tmp_path: Path):
         f"model '{tmp_path / 'mamba'}' has no linear layer of the kinds to be trained (backend.train_attn=False, "
         "train_mlp=True, train_unembed=False): set another of them to true"
     )
+
+
+@pytest.mark.parametrize(
+    "scaled",
+    [
+        {
+            "rope_type": "longrope",
+            "short_factor": [1.0] * 4,
+            "long_factor": [2.0] * 4,
+            "original_max_position_embeddings": 64,
+        },
+        {"rope_type": "dynamic", "factor": 2.0},
+    ],
+    ids=lambda scaled: scaled["rope_type"],
+)
+def test_a_model_that_changes_as_it_computes_does_so_on_one_thread_at_a_time(scaled: dict[str, Any], tmp_path: Path):
+    """Frequencies that follow the longest sequence lie in the model, where another thread would read them."""
+    config = transformers.LlamaConfig(**SIZES, rope_parameters={"rope_theta": 1e4, **scaled})
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    client = make_client(tmp_path / "model", tmp_path, num_threads=2)
+    assert client._engine._workers.number == 1
+    client.close()
 
 
 def test_computing_again_in_the_backward_pass_changes_no_bit(model_of: Callable[[str], Path], tmp_path: Path):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tinker
 
-from harness.backends.local.microbatch import Sequence, lay_out, plan, read_datum
+from harness.backends.local.microbatch import Sequence, lay_out, plan, read_datum, share
 from harness.exceptions import BackendError
 from tests.backends.local.support import datum
 
@@ -25,6 +25,19 @@ def test_a_sequence_over_the_budget_goes_alone(end_to_end: bool):
 def test_a_sequence_without_loss_is_left_out(end_to_end: bool):
     assert plan([0, 3, 0], max_tokens=20, end_to_end=end_to_end) == [[1]]
     assert plan([], max_tokens=20, end_to_end=end_to_end) == []
+
+
+def test_parts_have_about_as_many_tokens_each():
+    assert share([50, 40, 30, 25, 20, 5], 2) == [[0, 3, 5], [1, 2, 4]]  # 80 and 90
+    assert share([50, 40, 30, 25, 20, 5], 3) == [[0, 5], [1, 4], [2, 3]]  # 55, 60 and 55
+    assert share([50, 40, 30, 25, 20, 5], 1) == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_there_are_fewer_parts_where_even_ones_cannot_be_had():
+    assert share([30, 30, 29], 4) == [[0], [1], [2]]
+    assert share([90, 45, 45], 3) == [[0], [1, 2]]
+    assert share([100, 3], 2) == [[0, 1]]
+    assert share([7], 2) == [[0]]
 
 
 def test_what_follows_the_last_loss_is_not_seen():
