@@ -155,7 +155,11 @@ class LocalBackend(Backend):
                 f"{model_name} with lora_rank={lora_rank}", "lower it, or take a smaller model"
             ):
                 engine = Engine(model_name, lora_rank=lora_rank, layers=layers, seed=seed, numerics=numerics)
-            load(engine)
+            try:
+                load(engine)
+            except BaseException:
+                engine.close()
+                raise
             return engine
 
         return LocalTrainingClient(make_engine, run_path)

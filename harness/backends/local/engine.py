@@ -71,6 +71,8 @@ class Engine:
         self._of_decoder = [p for p in self._decoder.parameters() if p.requires_grad]
         self._workers = Workers(1)
         self._end_to_end = goes_end_to_end(base, self._vocab_size)
+        if not self._head.is_right(self._vocab_size):
+            raise BackendError(f"model {model_name!r}: a head that does not follow its decoder: take another model")
         self._layers: list[Any] = [layer for layer in base.modules() if isinstance(layer, GradientCheckpointingLayer)]
         for layer in self._layers:
             layer._gradient_checkpointing_func = _RECOMPUTED
@@ -147,12 +149,7 @@ class Engine:
         recompute = backward and len(sequences[0]) > self._micro_batch_tokens
         with self._recomputing(recompute):
             answers = self._workers.run(
-                [
-                    functools.partial(
-                        self._part, [sequences[i] for i in part], backward=backward, side_by_side=len(parts)
-                    )
-                    for part in parts
-                ]
+                [functools.partial(self._part, [sequences[i] for i in part], backward=backward) for part in parts]
             )
         logprobs: dict[int, np.ndarray] = {}
         for part, (of_part, gradients) in zip(parts, answers, strict=True):  # in this order, whichever came first
@@ -163,7 +160,7 @@ class Engine:
         return [logprobs[i] for i in range(len(sequences))]
 
     def _part(
-        self, sequences: list[Sequence], *, backward: bool, side_by_side: int
+        self, sequences: list[Sequence], *, backward: bool
     ) -> tuple[list[np.ndarray], list[tuple[torch.Tensor, torch.Tensor]]]:
         """Log-probabilities of each sequence's weighted targets; with ``backward`` each parameter with its gradient."""
         with torch.set_grad_enabled(backward):
@@ -175,7 +172,6 @@ class Engine:
                 self._tensor(batch.targets),
                 self._tensor(batch.weights),
                 backward=backward,
-                side_by_side=side_by_side,
             )
         gradients = []
         if backward:

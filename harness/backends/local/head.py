@@ -12,7 +12,8 @@ import torch
 
 from harness.backends.local.logprobs import token_logprobs
 
-_CHUNK_ELEMENTS = 1 << 23  # logits at once: 64 MB in float32, for each of the few temporaries
+_ROWS = 128  # at once, of each thread: their logits take 25 MB for 49,152 tokens in float32, for a few temporaries
+_CLOSE = 2e-2  # of logits, relative: more than rounding in bfloat16
 _answer: contextvars.ContextVar[Any] = contextvars.ContextVar("answer", default=None)  # of the decoder, if it has one
 
 
@@ -30,6 +31,15 @@ class Head:
         self.parameters = [p for p in model.parameters() if p.requires_grad and p not in of_decoder]
         _let_answer(model.base_model)
 
+    def is_right(self, vocab_size: int) -> bool:
+        """Whether :meth:`logits` of the decoder's answer are those of the model, tried on some tokens."""
+        tokens = (torch.arange(24, device=next(self._model.parameters()).device) % vocab_size)[None]
+        with torch.no_grad():
+            expected = self._model(input_ids=tokens, use_cache=False).logits[0]
+            output = self._model.base_model(input_ids=tokens, use_cache=False)
+            logits = self.logits(output.last_hidden_state[0], output)
+        return logits.shape == expected.shape and bool((logits - expected).norm() <= _CLOSE * expected.norm())
+
     def logits(self, hidden: torch.Tensor, like: Any) -> torch.Tensor:
         """Of ``hidden``, ``(n, size)``; ``like`` is an output of the decoder. Returns ``(n, vocab)``."""
         with _answering(type(like)(last_hidden_state=hidden[None])):
@@ -43,7 +53,6 @@ class Head:
         weights: torch.Tensor,
         *,
         backward: bool,
-        side_by_side: int = 1,
     ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
         """Log-probabilities of ``targets``, float32; with ``backward`` also the gradients of
         ``-sum(logprobs * weights)``.
@@ -54,17 +63,15 @@ class Head:
             hidden: ``(n, size)``.
             like: An output of the decoder.
             targets, weights: ``(n,)``.
-            side_by_side: How many threads do this at once: their chunks share the memory.
 
         Returns:
             ``(n,)``; the gradient with respect to ``hidden``, and those with respect to :attr:`parameters`.
         """
-        rows = max(1, _CHUNK_ELEMENTS // side_by_side // self._model.get_output_embeddings().weight.shape[0])
         gradient = torch.empty_like(hidden)
         of_parameters = [torch.zeros_like(parameter) for parameter in self.parameters]
         answers = []
-        for start in range(0, len(hidden), rows):
-            part = slice(start, start + rows)
+        for start in range(0, len(hidden), _ROWS):
+            part = slice(start, start + _ROWS)
             leaf = hidden[part].detach().requires_grad_(backward)
             logits = self.logits(leaf, like)
             answer, grad = token_logprobs(logits.detach(), targets[part], weights[part] if backward else None)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.utils.deterministic
 
+from harness.backends.local.workers import set_num_threads
 from harness.exceptions import BackendError
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
@@ -65,7 +66,7 @@ def apply(numerics: dict[str, Any]) -> None:
     """Make this thread's computations repeatable to the bit. To be called on the thread that computes."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with a fixed workspace
     keep_freed_memory()
-    torch.set_num_threads(numerics["num_threads"])
+    set_num_threads(numerics["num_threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from harness.backends.local.client import LocalTrainingClient
-from harness.exceptions import ConfigError
+from harness.exceptions import BackendError, ConfigError
 from tests.backends.local.support import ADAM, VOCAB_SIZE, datum, make_client, random_data, train
 
 LENGTHS = [17, 40, 3, 41, 64, 9, 1, 25]
@@ -248,6 +248,28 @@ def test_a_model_that_changes_as_it_computes_does_so_on_one_thread_at_a_time(sca
     client = make_client(tmp_path / "model", tmp_path, num_threads=2)
     assert client._engine._workers.number == 1
     client.close()
+
+
+def test_experts_with_a_lora_compute_on_one_thread_at_a_time(tmp_path: Path):
+    """PEFT puts it in place for each pass and takes it away again, in the model and in a global of torch."""
+    config = transformers.Glm4MoeConfig(
+        **SIZES, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, n_shared_experts=1
+    )
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    client = make_client(tmp_path / "model", tmp_path, num_threads=2)
+    assert client._engine._workers.number == 1
+    train(client, range(2))
+    client.optim_step(ADAM).result()
+    client.close()
+
+
+def test_a_head_that_does_not_follow_the_decoder_is_refused(tmp_path: Path):
+    config = transformers.OPTConfig(
+        vocab_size=VOCAB_SIZE, hidden_size=32, ffn_dim=48, num_hidden_layers=1, num_attention_heads=4
+    )
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    with pytest.raises(BackendError, match="a head that does not follow its decoder: take another model"):
+        make_client(tmp_path / "model", tmp_path)
 
 
 def test_computing_again_in_the_backward_pass_changes_no_bit(model_of: Callable[[str], Path], tmp_path: Path):
