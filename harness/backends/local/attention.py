@@ -24,7 +24,14 @@ NAME = "by_sequence"
 _lengths: contextvars.ContextVar[list[int] | None] = contextvars.ContextVar("lengths", default=None)
 
 # What models hand to attention without effect: windows are in the masks, positions in queries and keys.
-_WITHOUT_EFFECT = {"sliding_window", "position_ids", "use_cache", "cache_position", "output_attentions"}
+_WITHOUT_EFFECT = {
+    "sliding_window",
+    "position_ids",
+    "use_cache",
+    "cache_position",
+    "output_attentions",
+    "output_router_logits",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,9 +70,9 @@ class Engine:
         self._head = Head(base)
         self._of_decoder = [p for p in self._decoder.parameters() if p.requires_grad]
         self._workers = Workers(1)
-        self._end_to_end = goes_end_to_end(base, self._vocab_size)
         if not self._head.is_right(self._vocab_size):
             raise BackendError(f"model {model_name!r}: a head that does not follow its decoder: take another model")
+        self._end_to_end = goes_end_to_end(base, self._vocab_size)
         self._layers: list[Any] = [layer for layer in base.modules() if isinstance(layer, GradientCheckpointingLayer)]
         for layer in self._layers:
             layer._gradient_checkpointing_func = _RECOMPUTED
