@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import functools
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +72,10 @@ class Engine:
         if not self._head.is_right(self._vocab_size):
             raise BackendError(f"model {model_name!r}: a head that does not follow its decoder: take another model")
         self._end_to_end = goes_end_to_end(base, self._vocab_size)
-        self._layers: list[Any] = [layer for layer in base.modules() if isinstance(layer, GradientCheckpointingLayer)]
-        for layer in self._layers:
-            layer._gradient_checkpointing_func = _RECOMPUTED
-            layer.gradient_checkpointing = False
+        self._recomputes = False
+        for layer in base.modules():
+            if isinstance(layer, GradientCheckpointingLayer):  # its own switch turns the layer's dropout on too
+                layer.forward = functools.partial(self._layer, layer.forward)
         self.parameters = {
             name.replace(".default.", "."): parameter
             for name, parameter in self._model.named_parameters()
@@ -146,11 +145,10 @@ class Engine:
         than a micro-batch should be.
         """
         parts = share([len(sequence) for sequence in sequences], self._workers.number)
-        recompute = backward and len(sequences[0]) > self._micro_batch_tokens
-        with self._recomputing(recompute):
-            answers = self._workers.run(
-                [functools.partial(self._part, [sequences[i] for i in part], backward=backward) for part in parts]
-            )
+        self._recomputes = backward and len(sequences[0]) > self._micro_batch_tokens
+        answers = self._workers.run(
+            [functools.partial(self._part, [sequences[i] for i in part], backward=backward) for part in parts]
+        )
         logprobs: dict[int, np.ndarray] = {}
         for part, (of_part, gradients) in zip(parts, answers, strict=True):  # in this order, whichever came first
             logprobs |= zip(part, of_part, strict=True)
@@ -191,15 +189,8 @@ class Engine:
             f"lower backend.{option} or max_length; {self._last_good}",
         )
 
-    @contextlib.contextmanager
-    def _recomputing(self, recompute: bool) -> Iterator[None]:
-        for layer in self._layers:
-            layer.gradient_checkpointing = layer.training = recompute
-        try:
-            yield
-        finally:
-            for layer in self._layers:
-                layer.gradient_checkpointing = layer.training = False
+    def _layer(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return _RECOMPUTED(forward, *args, **kwargs) if self._recomputes else forward(*args, **kwargs)
 
     def _not_finite(self, losses: list[float], data: list[tinker.Datum]) -> str:
         """What there is to say of losses of which some are NaN or infinite."""

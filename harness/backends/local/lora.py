@@ -42,7 +42,7 @@ class _LoraLinear(torch.autograd.Function):
         output = torch.nn.functional.linear(rows, weight, bias).addmm_(inner, b.to(x.dtype).T, alpha=scaling)
         ctx.save_for_backward(rows, inner, weight, a, b)
         ctx.scaling = scaling
-        return output.view(*x.shape[:-1], -1)
+        return torch.ops.aten._unsafe_view(output, [*x.shape[:-1], -1])  # which may be changed in place, as some do
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -51,7 +51,7 @@ class _LoraLinear(torch.autograd.Function):
         grad = grad_output.flatten(0, -2)
         grad_inner = (grad @ b.to(grad.dtype)).mul_(ctx.scaling)
         grad_a = (grad_inner.T @ rows).to(a.dtype)
-        grad_b = (grad.T @ inner).to(b.dtype).mul_(ctx.scaling)
+        grad_b = (inner.T @ grad).T.to(b.dtype).mul_(ctx.scaling)
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = (grad @ weight).addmm_(grad_inner, a.to(grad.dtype)).view(*grad_output.shape[:-1], -1)

@@ -58,6 +58,26 @@ FAMILIES: dict[str, tuple[Callable[[], Any], bool]] = {
         ),
         True,
     ),
+    "biogpt": (  # dropout in its layers, of no effect but in training
+        lambda: transformers.BioGptConfig(
+            **{k: v for k, v in SIZES.items() if k not in ("num_key_value_heads", "head_dim")}
+        ),
+        True,
+    ),
+    "falcon": (  # adds to what a linear layer answers in place
+        lambda: transformers.FalconConfig(
+            vocab_size=VOCAB_SIZE,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            initializer_range=0.2,
+            bias=True,
+            parallel_attn=True,
+            new_decoder_architecture=True,
+            num_kv_heads=2,
+        ),
+        False,
+    ),
     "recurrent_gemma": (
         lambda: transformers.RecurrentGemmaConfig(
             **THREE_LAYERS,
