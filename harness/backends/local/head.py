@@ -35,15 +35,15 @@ class Head:
         """Whether :meth:`logits` of the decoder's answer are those of the model, tried on some tokens."""
         tokens = (torch.arange(24, device=next(self._model.parameters()).device) % vocab_size)[None]
         with torch.no_grad():
-            expected = self._model(input_ids=tokens, use_cache=False).logits[0]
+            expected = self._model(input_ids=tokens, use_cache=False).logits
             output = self._model.base_model(input_ids=tokens, use_cache=False)
             logits = self.logits(output.last_hidden_state[0], output)
         return logits.shape == expected.shape and bool((logits - expected).norm() <= _CLOSE * expected.norm())
 
     def logits(self, hidden: torch.Tensor, like: Any) -> torch.Tensor:
-        """Of ``hidden``, ``(n, size)``; ``like`` is an output of the decoder. Returns ``(n, vocab)``."""
+        """Of ``hidden``, ``(n, size)``; ``like`` is an output of the decoder. Returns ``(1, n, vocab)``."""
         with _answering(type(like)(last_hidden_state=hidden[None])):
-            return self._model(input_ids=torch.zeros((1, len(hidden)), dtype=torch.long), use_cache=False).logits[0]
+            return self._model(input_ids=torch.zeros((1, len(hidden)), dtype=torch.long), use_cache=False).logits
 
     def logprobs(
         self,
@@ -74,11 +74,12 @@ class Head:
             part = slice(start, start + _ROWS)
             leaf = hidden[part].detach().requires_grad_(backward)
             logits = self.logits(leaf, like)
-            answer, grad = token_logprobs(logits.detach(), targets[part], weights[part] if backward else None)
+            answer, grad = token_logprobs(logits.detach()[0], targets[part], weights[part] if backward else None)
             answers.append(answer)
             if backward:
+                assert grad is not None
                 gradient[part], *grads = torch.autograd.grad(
-                    logits, [leaf, *self.parameters], grad, materialize_grads=True
+                    logits, [leaf, *self.parameters], grad[None], materialize_grads=True
                 )
                 for total, more in zip(of_parameters, grads, strict=True):
                     total += more
