@@ -81,8 +81,6 @@ def train(sweep: Sweep, jobs: int, say: _Say) -> Outcome:
     Args:
         say: Told in a line what is begun, and what came of it.
     """
-    if jobs > 1:  # threads that wait by spinning would keep those of the other runs from running
-        sweep = dataclasses.replace(sweep, environment={"OMP_WAIT_POLICY": "PASSIVE"} | sweep.environment)
     waiting = deque((f"{i}/{len(sweep.runs)} {run.name}", run) for i, run in enumerate(sweep.runs, start=1))
     under_way: list[_Process] = []
     with interruptible(), finishing_the_step(say) as stop:

@@ -96,13 +96,6 @@ def test_two_at_a_time_meet(sweep, tmp_path):
     assert not train(sweep(a=script.replace("MODE", "r"), b=script.replace("MODE", "w")), 2, lambda _: None).failed
 
 
-@pytest.mark.parametrize(("jobs", "policy"), [(1, None), (2, "PASSIVE")])
-def test_runs_that_share_the_processors_do_not_spin(sweep, monkeypatch, jobs, policy):
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    script = f"import os; raise SystemExit(os.environ.get('OMP_WAIT_POLICY') != {policy!r})"
-    assert not train(sweep(a=script, b=script), jobs, print).failed
-
-
 def test_what_is_complete_is_not_started(sweep, tmp_path):
     said = []
     done = run(config(tmp_path / "done"))
