@@ -1,9 +1,14 @@
 import json
 import sys
 
+import chz
 import pytest
 
+from harness.backends.local.backend import LocalBackend
+from harness.config_io import to_json
 from harness.exceptions import ConfigError
+from harness.run_dir import RunDir
+from harness.supervised.provenance import check_same_config
 from tests.fakes import FakeBackend
 from tests.supervised.runs import config, run
 
@@ -32,3 +37,14 @@ def test_a_field_that_the_harness_had_not_yet_is_no_difference_at_its_default(tm
         ConfigError, match=r"another config \(backend.cut: None there, 5 here; grad_clip_norm: None there"
     ):
         run(config(tmp_path / "r", num_epochs=2, grad_clip_norm=3.0, backend=FakeBackend(cut=5)))
+
+
+def test_what_the_numerics_record_need_not_be_asked_for_again(tmp_path):
+    begun = config(tmp_path / "r")
+    check_same_config(run(begun), begun)
+    asked, left_open, other = (chz.replace(begun, backend=LocalBackend(num_threads=n)) for n in (3, None, 2))
+    document = RunDir(tmp_path / "r").config() | {"config": to_json(asked)}
+    (tmp_path / "r" / "config.json").write_text(json.dumps(document))
+    check_same_config(RunDir(tmp_path / "r"), left_open)
+    with pytest.raises(ConfigError, match=r"another config \(backend.num_threads: 3 there, 2 here\)"):
+        check_same_config(RunDir(tmp_path / "r"), other)

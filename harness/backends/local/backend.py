@@ -24,7 +24,9 @@ logger = logging.getLogger(__name__)
 
 _REQUIRED = ("torch", "peft")
 _WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "5000"}  # measured: docs/performance.md
+_MICRO_BATCH_TOKENS = {"bfloat16": 2048, "float32": 1024}  # so too: more are no faster, or hardly
 _ROUNDING_ALONE: dict[str, Any] = {"tunable": True}  # changes the last digits: a fork may, a resume not
+_IN_NUMERICS = _ROUNDING_ALONE | {"in_numerics": True}  # None is what a run took when it was started
 
 
 @chz.chz
@@ -40,13 +42,13 @@ class LocalBackend(Backend):
         doc="Of the frozen weights: bfloat16 or float32. None: bfloat16 where the processor or GPU computes in it.",
     )
     num_threads: int | None = chz.field(
-        default=None, doc="Threads of torch. None: torch's own choice.", metadata=_ROUNDING_ALONE
+        default=None, doc="Threads of torch. None: torch's own choice.", metadata=_IN_NUMERICS
     )
-    micro_batch_tokens: int = chz.field(
-        default=2048,
+    micro_batch_tokens: int | None = chz.field(
+        default=None,
         doc="Most tokens that go through the model at once. Bounds the memory: of a longer sequence, what the layers "
-        "compute is computed again instead of kept.",
-        metadata=_ROUNDING_ALONE,
+        "compute is computed again instead of kept. None: 2048 in bfloat16, 1024 in float32.",
+        metadata=_IN_NUMERICS,
     )
     eval_micro_batch_tokens: int = chz.field(
         default=8192, doc="The same for evaluation, where little is kept.", metadata=_ROUNDING_ALONE
@@ -91,10 +93,11 @@ class LocalBackend(Backend):
         from harness.backends.local import torch_setup
 
         here = torch_setup.machine()
+        dtype = self.dtype or torch_setup.best_dtype(here["device"])
         return here | {
-            "dtype": self.dtype or torch_setup.best_dtype(here["device"]),
+            "dtype": dtype,
             "num_threads": self.num_threads or torch_setup.default_num_threads(),
-            "micro_batch_tokens": self.micro_batch_tokens,
+            "micro_batch_tokens": self.micro_batch_tokens or _MICRO_BATCH_TOKENS[dtype],
             "eval_micro_batch_tokens": self.eval_micro_batch_tokens,
             "lora_alpha": self.lora_alpha,
         }

@@ -112,6 +112,8 @@ def test_numerics_name_all_that_changes_the_numbers():
     }
     default = LocalBackend().numerics()
     assert default["dtype"] == best_dtype(default["device"])
+    assert LocalBackend(dtype="bfloat16").numerics()["micro_batch_tokens"] == 2048
+    assert LocalBackend(dtype="float32").numerics()["micro_batch_tokens"] == 1024
     assert default["num_threads"] == torch.get_num_threads()
 
 
