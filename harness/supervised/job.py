@@ -36,7 +36,7 @@ from harness.supervised.restoring import Restored
 from harness.supervised.stream_seek import is_of_datasets, one_line
 from harness.supervised.survey import Survey, caption, coloured, survey
 from harness.supervised.types import SupervisedDataset, SupervisedDatasetBuilder, TestSets
-from harness.supervised.usage import NUM_TIMED_PASSES, Estimate, Usage
+from harness.supervised.usage import NUM_TIMED_PASSES, Estimate, Usage, number
 from harness.tokenizer_utils import get_tokenizer
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def tell_what_is_left(
         replayed = f"; {beyond} steps trained beyond it are made again and compared" if beyond else ""
         console.print(f"resuming at step {step} from checkpoint {checkpoint.name}{replayed}")
     total_steps = work.plan.total_steps
-    console.print(f"{max(0, total_steps - step)} steps to train of {total_steps}{expected}")
+    console.print(f"{number(max(0, total_steps - step), 'step')} to train of {total_steps:,}{expected}")
     for line in to_use.lines():
         console.print(line)
 

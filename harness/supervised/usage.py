@@ -60,7 +60,7 @@ class Usage:
         return self.trained, self.evaluated, self.measured
 
     def __str__(self) -> str:
-        parts = [f"{self.trained:,} tokens trained in {_num(self.steps, 'update')}"]
+        parts = [f"{self.trained:,} tokens trained in {number(self.steps, 'update')}"]
         if self.evaluated:
             parts.append(f"{self.evaluated:,} to evaluate")
         if self.measured:
@@ -98,11 +98,11 @@ class Estimate:
         """For people, before anything is used."""
         by_sample = f" (estimated from {self.sample})" if self.sample else ""
         size = f"about {in_words(self.state_bytes)}" if self.state_bytes else "unknown size"
-        saved = f"{_num(self.usage.checkpoints, 'checkpoint')} of {size}, at most {self.num_kept} kept"
+        saved = f"{number(self.usage.checkpoints, 'checkpoint')} of {size}, at most {self.num_kept} kept"
         price = self._priced(self.usage, self._about)
         lines = [f"to use: {self._about}{self.usage}{by_sample}; {saved}{price}"]
         if self.num_uncounted:
-            evaluators = _num(self.num_uncounted, "evaluator")
+            evaluators = number(self.num_uncounted, "evaluator")
             lines.append(f"not counted: what {evaluators} of the config ask and sample{self._unpriced}")
         if self.before != Usage():
             lines.append(f"used before: {self._about_before}{self.before}{self._priced(self.before)}")
@@ -110,7 +110,7 @@ class Estimate:
 
     def outcome(self, used: Usage) -> list[str]:
         """For people, at the end: what was used; where that is not what was estimated, what was."""
-        saved = _num(used.checkpoints, "checkpoint")
+        saved = number(used.checkpoints, "checkpoint")
         lines = [f"used: {used}; {saved}{self._priced(used)} ({self._held_against(used)})"]
         if self.before != Usage():
             total = self.before.plus(used)
@@ -280,5 +280,6 @@ def _lengths_in(rows: Sequence[Row]) -> list[int]:
     return [row[metric_keys.NUM_TOKENS] for row in rows if metric_keys.TRAIN_NLL in row]
 
 
-def _num(count: int, what: str) -> str:
+def number(count: int, what: str) -> str:
+    """In words: 1 step, 1,000 steps."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
