@@ -238,7 +238,7 @@ def tell_what_is_left(
     step = checkpoint.step if checkpoint else 0
     if checkpoint:
         beyond = sum(metric_keys.TRAIN_NLL in row for row in run.metrics_from(step))
-        replayed = f"; {beyond} steps trained beyond it are made again and compared" if beyond else ""
+        replayed = f"; {number(beyond, 'step')} beyond it to be made again and compared" if beyond else ""
         console.print(f"resuming at step {step} from checkpoint {checkpoint.name}{replayed}")
     total_steps = work.plan.total_steps
     console.print(f"{number(max(0, total_steps - step), 'step')} to train of {total_steps:,}{expected}")

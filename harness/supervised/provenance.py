@@ -83,16 +83,17 @@ def check_same_config(run: RunDir, config: Any) -> None:
     started and its config is gone. A run that was not started takes any config.
 
     Where its directory or its data lie, how it is tracked and how far requests run ahead are no differences: such
-    fields carry ``metadata={"place": True}``. Nor is how long it goes on: ``metadata={"extent": True}``. Nor is None
-    for what the run's numerics say: ``metadata={"in_numerics": True}``.
+    fields carry ``metadata={"place": True}``. Nor is how long it goes on: ``metadata={"extent": True}``. Nor is what
+    the run's numerics say, or None for it: ``metadata={"in_numerics": True}``.
     """
     if not run.exists():
         if run.last_row() or run.checkpoints():
             raise RunDirError(f"{run}: rows of a run, and no config.json: restore it, or choose another log_path")
         return
     changed = changed_fields(run.config()["config"], config, except_for=("place", "extent"))
-    for path in _paths(config, lambda field, value: value is None and (field.metadata or {}).get("in_numerics")):
-        changed.pop(path, None)
+    for path in _marked(config, "in_numerics") & changed.keys():
+        if changed[path][1] in (None, run.config()["numerics"].get(path.rpartition(".")[2])):
+            del changed[path]
     if changed:
         anew = changed_fields(run.config()["config"], config, except_for=("place", "extent", "tunable"))
         way = (

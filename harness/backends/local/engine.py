@@ -72,10 +72,10 @@ class Engine:
         if not self._head.is_right(self._vocab_size):
             raise BackendError(f"model {model_name!r}: a head that does not follow its decoder: take another model")
         self._end_to_end = goes_end_to_end(base, self._vocab_size)
-        self._recomputes = False
+        self._recomputing = threading.Event()
         for layer in base.modules():
             if isinstance(layer, GradientCheckpointingLayer):  # its own switch turns the layer's dropout on too
-                layer.forward = functools.partial(self._layer, layer.forward)
+                layer.forward = functools.partial(_layer, layer.forward, self._recomputing)
         self.parameters = {
             name.replace(".default.", "."): parameter
             for name, parameter in self._model.named_parameters()
@@ -145,10 +145,14 @@ class Engine:
         than a micro-batch should be.
         """
         parts = share([len(sequence) for sequence in sequences], self._workers.number)
-        self._recomputes = backward and len(sequences[0]) > self._micro_batch_tokens
-        answers = self._workers.run(
-            [functools.partial(self._part, [sequences[i] for i in part], backward=backward) for part in parts]
-        )
+        if backward and len(sequences[0]) > self._micro_batch_tokens:
+            self._recomputing.set()
+        try:
+            answers = self._workers.run(
+                [functools.partial(self._part, [sequences[i] for i in part], backward=backward) for part in parts]
+            )
+        finally:
+            self._recomputing.clear()
         logprobs: dict[int, np.ndarray] = {}
         for part, (of_part, gradients) in zip(parts, answers, strict=True):  # in this order, whichever came first
             logprobs |= zip(part, of_part, strict=True)
@@ -188,9 +192,6 @@ class Engine:
             f"{num_tokens} tokens at once, {longest} of them in one sequence",
             f"lower backend.{option} or max_length; {self._last_good}",
         )
-
-    def _layer(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return _RECOMPUTED(forward, *args, **kwargs) if self._recomputes else forward(*args, **kwargs)
 
     def _not_finite(self, losses: list[float], data: list[tinker.Datum]) -> str:
         """What there is to say of losses of which some are NaN or infinite."""
@@ -331,6 +332,11 @@ class Engine:
         config["base_model_name_or_path"] = self.model_name  # not where this machine keeps its weights
         config = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
         return json.dumps(config, indent=2, sort_keys=True).encode()  # a set's order differs between processes
+
+
+def _layer(forward: Callable[..., Any], recomputing: threading.Event, *args: Any, **kwargs: Any) -> Any:
+    """A decoder layer, whose backward pass computes it again while ``recomputing`` is set."""
+    return _RECOMPUTED(forward, *args, **kwargs) if recomputing.is_set() else forward(*args, **kwargs)
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:

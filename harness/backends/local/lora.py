@@ -51,7 +51,7 @@ class _LoraLinear(torch.autograd.Function):
         grad = grad_output.flatten(0, -2)
         grad_inner = (grad @ b.to(grad.dtype)).mul_(ctx.scaling)
         grad_a = (grad_inner.T @ rows).to(a.dtype)
-        grad_b = (inner.T @ grad).T.to(b.dtype).mul_(ctx.scaling)
+        grad_b = (grad.T @ inner).to(b.dtype).mul_(ctx.scaling)
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = (grad @ weight).addmm_(grad_inner, a.to(grad.dtype)).view(*grad_output.shape[:-1], -1)

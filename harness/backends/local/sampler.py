@@ -206,7 +206,9 @@ class Sampler:
                 return
             inputs = self._tensor(np.array([[row.tokens[-1]] for row in rows], np.int64))
             attention_mask = torch.nn.functional.pad(attention_mask, (0, 1), value=1)
-            positions = (positions[:, -1:] + 1).clamp(max=self._max_length and self._max_length - 1)
+            positions = positions[:, -1:] + 1
+            if self._max_length:
+                positions = positions.clamp(max=self._max_length - 1)
 
     @contextlib.contextmanager
     def _own_weights(self) -> Iterator[None]:

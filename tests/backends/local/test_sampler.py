@@ -7,10 +7,11 @@ import math
 import pytest
 import tinker
 import torch
+import transformers
 
 from harness.backends.local.backend import LocalBackend
 from harness.exceptions import BackendError, CheckpointDamagedError
-from tests.backends.local.support import ADAM, files, random_data, train
+from tests.backends.local.support import ADAM, VOCAB_SIZE, files, make_client, random_data, train
 from tests.tiny_model import MAX_LENGTH, make_tiny_tokenizer
 
 PROMPTS = [[1, 50, 60, 70], [1, 99], [1, 7, 8, 9, 10, 11, 12, 13, 14]]
@@ -57,6 +58,22 @@ def test_greedy_samples_of_prompts_of_any_length_are_the_likeliest_tokens(sampli
             assert token == int(expected.argmax())
             assert logprob == pytest.approx(expected[token].item(), abs=1e-4)
             tokens.append(token)
+
+
+def test_a_model_whose_context_has_no_limit_samples_too(tmp_path):
+    config = transformers.BloomConfig(vocab_size=VOCAB_SIZE, hidden_size=32, n_layer=1, n_head=4)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    model.save_pretrained(tmp_path / "bloom")
+    client = make_client(tmp_path / "bloom", tmp_path)
+    sampling = client.save_weights_and_get_sampling_client().result()
+    answers = [sampling.sample(prompt(tokens), 1, params()) for tokens in PROMPTS]
+    for start, answer in zip(PROMPTS, answers, strict=True):
+        tokens = list(start)
+        for token in answer.result().sequences[0].tokens:
+            assert token == int(logprobs_after(model, tokens).argmax())
+            tokens.append(token)
+        assert len(tokens) == len(start) + 12
+    client.close()
 
 
 def test_log_probabilities_are_those_at_the_temperature(sampling, reference):
