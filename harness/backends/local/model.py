@@ -75,7 +75,7 @@ def load_lora_model(
     are what they would have been.
 
     Raises:
-        ConfigError: for a model that has no such layers.
+        ConfigError: for a model that has no such layers, or some that take no LoRA.
     """
     import torch
     from peft import LoraConfig, get_peft_model
@@ -99,7 +99,10 @@ def load_lora_model(
     config._register_custom_module({torch.nn.Linear: LoraLinear})
     with torch.random.fork_rng(), quiet_transformers():
         torch.manual_seed(seed)
-        model = get_peft_model(base, config, autocast_adapter_dtype=True)
+        try:
+            model = get_peft_model(base, config, autocast_adapter_dtype=True)
+        except ValueError as error:  # a layer that PEFT knows not to work with a LoRA
+            raise ConfigError(f"model {model_name!r}: {str(error).rstrip('.')}: take another model") from error
     return model.eval()
 
 

@@ -283,6 +283,17 @@ def test_experts_with_a_lora_compute_on_one_thread_at_a_time(tmp_path: Path):
     client.close()
 
 
+def test_a_model_whose_layers_take_no_lora_is_refused(tmp_path: Path):
+    config = transformers.Mamba2Config(
+        vocab_size=VOCAB_SIZE, hidden_size=16, state_size=4, num_heads=4, head_dim=8, n_groups=1, num_hidden_layers=1
+    )
+    transformers.Mamba2ForCausalLM(config).save_pretrained(tmp_path / "mamba2")
+    with pytest.raises(
+        ConfigError, match=r"mamba2': .*'out_proj' is incompatible with Mamba-based.*: take another model$"
+    ):
+        make_client(tmp_path / "mamba2", tmp_path)
+
+
 def test_a_head_that_does_not_follow_the_decoder_is_refused(tmp_path: Path):
     config = transformers.OPTConfig(
         vocab_size=VOCAB_SIZE, hidden_size=32, ffn_dim=48, num_hidden_layers=1, num_attention_heads=4
