@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SEED = "seed"  # the config path
 # Between the seeds of one config libraries, machine and commit may move on: the report lists how.
 _MAY_DIFFER = (SEED, *NEVER_A_DIFFERENCE, "versions", "numerics", "git_commit")
+_ROUNDING_ALONE = ("backend.num_threads", "backend.micro_batch_tokens", "backend.eval_micro_batch_tokens")
 
 
 def welch(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
@@ -58,7 +59,7 @@ def same_config(runs: Runs, chosen: "pd.DataFrame") -> list[dict[Hashable, list[
     choice = have_choice(chosen)
     for run, row in chosen.dropna(subset=["test_nll", "fingerprint"]).to_dict("index").items():
         if run in configs:
-            kept = {path: value for path, value in configs[run].items() if str(path).split(".")[0] not in _MAY_DIFFER}
+            kept = {path: value for path, value in configs[run].items() if not _may_differ(str(path))}
             has_ended = runs.states[str(run)] == "FINISHED"
             alike = {LAST: row["step"] if choice else has_ended, BEST: has_ended}.get(row["point"])
             key = json.dumps([kept, row["fingerprint"], row["point"], alike], sort_keys=True, default=str)
@@ -66,6 +67,10 @@ def same_config(runs: Runs, chosen: "pd.DataFrame") -> list[dict[Hashable, list[
             seed = seed if isinstance(seed, Hashable) else repr(seed)  # somebody else's config may have a list there
             groups.setdefault(key, {}).setdefault(seed, []).append(str(run))
     return list(groups.values())
+
+
+def _may_differ(path: str) -> bool:
+    return path.split(".")[0] in _MAY_DIFFER or path in _ROUNDING_ALONE
 
 
 def compare_configs(runs: Runs, chosen: "pd.DataFrame", baseline: str) -> "pd.DataFrame":
