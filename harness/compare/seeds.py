@@ -47,9 +47,9 @@ def welch(a: Sequence[float], b: Sequence[float], confidence: float = CONFIDENCE
 
 
 def same_config(runs: Runs, chosen: "pd.DataFrame") -> list[dict[Hashable, list[str]]]:
-    """The runs of each config, by seed, in the order of the runs. Runs are of one config where nothing differs but seed
-    and names, they trained and were tested on the same data, and are judged at one point: the last ones at one step,
-    the best ones, and the only ones, of runs that ended, or of runs that did not.
+    """The runs of each config, by seed, in the order of the runs. Runs are of one config where nothing differs but
+    seed, names and what changes rounding alone, they trained and were tested on the same data, and are judged at one
+    point: the last ones at one step, the best ones, and the only ones, of runs that ended, or of runs that did not.
 
     Args:
         chosen: As :func:`harness.compare.align.choose` gives it; runs that were not evaluated are left out.
